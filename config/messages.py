@@ -1,0 +1,378 @@
+"""The wire messages between sender and executors, and the life they tell.
+
+One node's life, as messages (S = sender, E = the node's executor):
+
+    S -> E  run         prepare this commit as rank r of n             (order, signed)
+    E -> S  phase       checkout, environment, data                     (journal)
+    E -> S  ready       prepared; rank 0 adds where it can be reached   (journal)
+    S -> E  probe       can you reach rank 0 there?                     (order, ranks > 0)
+    E -> S  reached     these of the addresses answered                 (journal)
+    S -> E  launch      train now, rendezvous at this address           (order, all ranks)
+    E -> S  started, log, metric, usage ...                             (journal)
+    E -> S  ended       training ended, with exit code and reason       (journal)
+    S -> E  publish     all ranks have ended: commit this outcome       (order, rank 0)
+    E -> S  published   the result is on the remote at this commit      (journal)
+    S -> E  forget      everything has been read, clean up              (order, all ranks)
+
+At any time S may send `stop`: E terminates training (TERM, grace, KILL), reports `ended` and waits for
+`publish` or `forget`. A job of one node has no barrier: E launches by itself after `ready`.
+
+Orders are compact JWS signed by the sender (`trust.py`), delivered by POST to the executor's endpoint
+(push) or in the answer to its claim (pull), and repeated until accepted; the executor stores an order
+before it accepts it, and accepting the same one twice is harmless. The journal is the executor's
+append-only record of a node, numbered from 1 without gaps; the sender acknowledges the highest number
+it has stored, so either side can restart at any point and nothing is missing or double.
+
+A lease ends `lease_ttl` seconds after the last heartbeat or journal batch that named its node. Past it
+the executor may train on but may not publish; once the sender has waited `lost_after` as well it gives
+the node's attempt up, and everything said with the old fencing token is refused with 409.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+JOB_ID_LENGTH = 26
+JobId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{26}$")]
+ExecutorId = Annotated[str, StringConstraints(pattern=r"^x[a-z2-7]{16}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+CommitId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+Text = Annotated[str, StringConstraints(max_length=8192)]
+
+NodePhase = Literal[
+    "checkout", "environment", "data", "ready", "training", "collecting", "publishing", "finished"
+]
+NodeState = Literal["pending", "running", "completed", "failed"]
+JobState = Literal["pending", "planning", "dispatching", "running", "completed", "failed", "cancelled"]
+Outcome = Literal["completed", "failed", "cancelled"]
+OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+class Message(BaseModel):
+    """Base of everything that crosses the wire: unknown fields and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- identities -------------------------------------------------------------------------------------
+
+
+class FencingToken(Message):
+    """Who may speak for a node: compared as (incarnation, number), higher wins."""
+
+    incarnation: int = Field(ge=0)
+    number: int = Field(ge=0)
+
+
+class NodeKey(Message):
+    """One executor's part in one attempt of a job."""
+
+    job: JobId
+    attempt: int = Field(ge=1, le=10_000)
+    rank: int = Field(ge=0, lt=4096)
+
+    def __str__(self) -> str:
+        return f"{self.job}.{self.attempt}.{self.rank}"
+
+
+# --- what an executor is ------------------------------------------------------------------------------
+
+
+class Gpu(Message):
+    uuid: str
+    model: str
+    memory_bytes: int
+    driver: str = ""
+    cuda: str = ""
+
+
+class Capabilities(Message):
+    """What a machine has; memory and disk in bytes. Sizes are totals, `Load` has what is in use."""
+
+    hostname: str
+    host_id: str = ""  # same for all executors of one machine
+    system: str = ""
+    cpu_count: int = Field(ge=1)
+    memory_bytes: int = Field(ge=0)
+    disk_free_bytes: int = Field(ge=0)
+    gpus: list[Gpu] = []
+    python: str = ""
+    torch: str = ""
+    accelerate: str = ""
+    trainforge: str = ""
+    labels: dict[str, str] = {}
+    max_jobs: int = Field(default=1, ge=1)
+
+
+class Load(Message):
+    cpu_percent: float = 0.0
+    memory_bytes: int = 0
+    disk_free_bytes: int = 0
+    gpu_percent: list[float] = []
+    gpu_memory_bytes: list[int] = []
+
+
+# --- orders: sender -> executor, signed ---------------------------------------------------------------
+
+
+class Repository(Message):
+    """`id` never changes and job ids are made from it; `url` is where the executor clones."""
+
+    id: str
+    name: str
+    url: str
+
+
+class RunOrder(Message):
+    """Prepare (and, alone, train) one node of a job."""
+
+    kind: Literal["run"] = "run"
+    repository: Repository
+    ref: str
+    commit: CommitId
+    manifest_path: str
+    manifest_blob: CommitId
+    project: str
+    nodes: int = Field(ge=1)
+    processes_per_node: int = Field(ge=1)
+    gpus: list[str] = []  # uuids given to this node; empty is CPU training
+    params: dict[str, Any] = {}  # after adjustment to the world size
+    overrides: dict[str, Any] = {}  # of manifest keys, dotted, such as {"resources.nodes": 2}
+    results_branch: str
+    lease_ttl: float = Field(gt=0)
+
+
+class ProbeOrder(Message):
+    """Try each address at `port`; the listener answers with `nonce`."""
+
+    kind: Literal["probe"] = "probe"
+    addresses: list[str]
+    port: int = Field(ge=1, le=65535)
+    nonce: str
+
+
+class LaunchOrder(Message):
+    kind: Literal["launch"] = "launch"
+    master_address: str
+    master_port: int = Field(ge=1, le=65535)
+
+
+class StopOrder(Message):
+    """Stop training and preparing. `code` is one of `reasons.REASONS`."""
+
+    kind: Literal["stop"] = "stop"
+    code: str
+    reason: str
+    grace_s: float = Field(default=30.0, ge=0, le=3600)
+
+
+class PublishOrder(Message):
+    kind: Literal["publish"] = "publish"
+    outcome: Outcome
+    code: str = ""
+    reason: str = ""
+
+
+class ForgetOrder(Message):
+    kind: Literal["forget"] = "forget"
+
+
+OrderBody = Annotated[
+    RunOrder | ProbeOrder | LaunchOrder | StopOrder | PublishOrder | ForgetOrder,
+    Field(discriminator="kind"),
+]
+
+
+class Order(Message):
+    """What `trust.sign_order` signs. `id` is stable across repetitions of the same order."""
+
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,128}$")]
+    node: NodeKey
+    token: FencingToken
+    body: OrderBody
+
+
+# --- the journal: executor -> sender ------------------------------------------------------------------
+
+RecordKind = Literal[
+    "phase", "ready", "reached", "started", "log", "metric", "usage", "ended", "publish_waiting",
+    "published", "finished", "note",
+]  # fmt: skip
+
+
+class Record(Message):
+    """One journal entry. `data` has the form of the model named after `kind` below."""
+
+    n: int = Field(ge=1)
+    time: float  # unix seconds on the executor's clock
+    kind: RecordKind
+    data: dict[str, Any]
+
+
+class Phase(Message):
+    phase: NodePhase
+    detail: Text = ""
+
+
+class Ready(Message):
+    """`addresses` and `port` are where rank 0 listens; empty on other ranks."""
+
+    addresses: list[str] = []
+    port: int = 0
+    nonce: str = ""
+
+
+class Reached(Message):
+    """`reached` maps an address that answered to this node's own source address."""
+
+    reached: dict[str, str] = {}
+    failures: dict[str, str] = {}
+
+
+class Started(Message):
+    argv: list[str]
+    processes: int
+    pid: int
+
+
+class Log(Message):
+    """A chunk of whole lines of one rank's output; `rank` is the global rank, -1 the node's own log."""
+
+    rank: int = Field(ge=-1)
+    stream: Literal["stdout", "stderr", "setup"] = "stdout"
+    text: Annotated[str, StringConstraints(max_length=262_144)]
+
+
+class Metric(Message):
+    """Numbers reported at one moment; null stands for NaN and infinities."""
+
+    rank: int = Field(default=0, ge=0)
+    values: dict[str, float | int | str | bool | None]
+    step: int | None = None
+    epoch: float | None = None
+
+
+class Usage(Message):
+    cpu_percent: float = 0.0
+    memory_bytes: int = 0
+    gpu_percent: list[float] = []
+    gpu_memory_bytes: list[int] = []
+
+
+class Ended(Message):
+    """Training, or preparing for it, has ended at this node. An empty `code` is success."""
+
+    exit_code: int | None = None
+    code: str = ""
+    reason: Text = ""
+    tail: Text = ""  # the last lines that explain a failure
+    world_size: int | None = None  # as the processes reported it, where they did
+
+
+class PublishWaiting(Message):
+    reason: Text
+    next_try: float
+
+
+class Published(Message):
+    branch: str
+    path: str
+    commit: CommitId
+    outcome: Outcome
+
+
+class Finished(Message):
+    state: Literal["completed", "failed"]
+    code: str = ""
+    reason: Text = ""
+
+
+class Note(Message):
+    level: Literal["info", "warning", "error"] = "info"
+    text: Text
+
+
+class JournalBatch(Message):
+    """Records after `after`, in order and without gaps; at most 1000 and 4 MiB of JSON."""
+
+    token: FencingToken
+    after: int = Field(ge=0)
+    records: list[Record] = Field(max_length=1000)
+
+
+class JournalAck(Message):
+    """The sender has durably stored everything up to `acknowledged`."""
+
+    acknowledged: int
+
+
+# --- requests: executor -> sender ---------------------------------------------------------------------
+
+
+class JoinRequest(Message):
+    """Signed by the key that it introduces (proof header), authorised by the one-time token."""
+
+    token: str
+    name: Name
+    public_key: dict[str, str]  # OKP JWK
+    capabilities: Capabilities
+
+
+class JoinReply(Message):
+    executor: ExecutorId
+    sender: str
+    sender_key: dict[str, str]
+    lease_ttl: float
+
+
+class Endpoint(Message):
+    """Where an executor can be reached from outside: the founding documents' config.json."""
+
+    name: Name
+    public_url: str
+    ip: str
+    port: int
+    timestamp: str  # ISO 8601, UTC
+    capabilities: Capabilities
+    public_key: dict[str, str]
+    executor: str = ""
+
+
+class Heartbeat(Message):
+    """Every `heartbeat_every` seconds: still here, these nodes are mine. `endpoint` empty: pull only."""
+
+    capabilities: Capabilities
+    load: Load
+    nodes: list[NodeKey] = []
+    endpoint: str = ""
+    endpoint_seq: int = 0
+    draining: bool = False
+
+
+class HeartbeatReply(Message):
+    """`unknown` are nodes the sender no longer counts as this executor's: stop and forget them."""
+
+    unknown: list[NodeKey] = []
+    lease_ttl: float
+
+
+class Claim(Message):
+    """Long poll. `accepted` are the ids of orders stored since the last claim."""
+
+    challenge: Annotated[str, StringConstraints(min_length=22, max_length=64)]
+    wait_s: float = Field(default=20.0, ge=0, le=30)
+    accepted: list[str] = Field(default=[], max_length=1000)
+
+
+class ClaimReply(Message):
+    orders: list[str] = []  # compact JWS, each bound to the claim's challenge
+
+
+class GitCredential(Message):
+    """Short-lived, for this repository only. An empty password: use the executor's own access."""
+
+    username: str = ""
+    password: str = ""
+    expires: float = 0.0

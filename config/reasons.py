@@ -1,0 +1,57 @@
+"""Why a job or node ended otherwise than well: stable codes, their meaning and the next step.
+
+The kind decides, here and nowhere else, what may be tried next: `retry` causes can be named in the
+manifest's `retry.on`; `never` causes would fail the same way again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["never", "retry"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    meaning: str
+    hint: str
+    kind: Kind = "never"
+
+
+REASONS: dict[str, Reason] = {
+    "manifest_invalid": Reason("the manifest cannot be used", "mend the lines named and push again"),
+    "no_such_commit": Reason(
+        "the commit is not reachable from the branch it was announced on", "push the branch again"
+    ),
+    "checkout_failed": Reason(
+        "the commit could not be checked out", "check the repository's URL and access", "retry"
+    ),
+    "environment_failed": Reason(
+        "the Python environment could not be prepared", "read the installer's lines in the log"
+    ),
+    "data_failed": Reason("the training data could not be prepared", "check data.url and data.sha256"),
+    "rendezvous_unreachable": Reason(
+        "the nodes cannot reach each other", "open the port between the machines named", "retry"
+    ),
+    "script_failed": Reason(
+        "the training script ended with an error", "read the traceback in the log", "retry"
+    ),
+    "script_missing": Reason("the training script does not exist at this commit", "commit it, or mend training.script"),
+    "wrong_world_size": Reason(
+        "fewer processes trained together than were planned", "check the launcher and the script's use of it"
+    ),
+    "out_of_memory": Reason("the job ran out of memory", "lower the batch size or ask for more memory", "retry"),
+    "timeout_run": Reason("the run took longer than timeout.run", "raise timeout.run or train less"),
+    "timeout_setup": Reason("preparing took longer than timeout.setup", "raise timeout.setup", "retry"),
+    "timeout_queue": Reason("no executors fitted within timeout.queue", "add an executor or ask for less"),
+    "no_executor_possible": Reason("no executor could ever fit this job", "ask for less, or add an executor"),
+    "lost": Reason("an executor was not heard of any more", "check that machine", "retry"),
+    "peer_failed": Reason("another node of the job failed first", "read the first failing node's log"),
+    "stopped": Reason("somebody stopped the job", "`trainforge retry` runs it again"),
+    "superseded": Reason("a newer job of its concurrency group took its place", "nothing: the newer one runs"),
+    "policy_refused": Reason("the executor's own policy forbids this job", "ask the machine's owner"),
+    "disk_full": Reason("the disk is full", "free space on the machine named", "retry"),
+    "publish_blocked": Reason("the remote refuses the result", "mend what the remote says, then retry"),
+    "internal": Reason("TrainForge itself failed", "report it, with the log lines", "retry"),
+}

@@ -1,0 +1,316 @@
+"""Signing and checking: Ed25519 compact JWS in a strict profile.
+
+What is accepted is far narrower than RFC 7515: one algorithm (`Ed25519`, RFC 9864), a fixed header, one
+audience, whole seconds, a life of at most five minutes, no duplicate JSON keys. Replays are the caller's
+to refuse: the returned `jti` and the order's id and fencing token are what to remember.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from pydantic import ValidationError
+
+from trainforge.config.errors import NotTrusted, SettingsError
+from trainforge.config.messages import Order
+
+ALGORITHM = "Ed25519"
+ORDER_TYPE = "tf-order+jwt"
+PROOF_TYPE = "tf-proof+jwt"
+MAX_TOKEN_BYTES = 64 * 1024
+MAX_LIFE_S = 300
+LEEWAY_S = 60
+
+
+class SigningKey:
+    """A private Ed25519 key. `id` is its RFC 7638 thumbprint; `public` its public JWK."""
+
+    def __init__(self, key: OKPKey) -> None:
+        self._key = key
+        self.public: dict[str, str] = public_jwk(key.as_dict(private=False))
+        self.id = thumbprint(self.public)
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        return cls(OKPKey.generate_key("Ed25519", private=True))
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> SigningKey:
+        """Read the key file, or make it, readable by its owner alone.
+
+        Raises:
+            SettingsError: the file is not a private Ed25519 JWK.
+        """
+        try:
+            data = json.loads(path.read_text())
+            return cls(OKPKey.import_key(data))
+        except FileNotFoundError:
+            pass
+        except (ValueError, JoseError, KeyError) as error:
+            raise SettingsError(
+                f"{path} is not a private Ed25519 key ({error})", hint="restore it, or move it away to make a new identity"
+            ) from error
+        key = OKPKey.generate_key("Ed25519", private=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{secrets.token_hex(4)}")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(key.as_dict(private=True), file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        return cls(key)
+
+    def sign(self, typ: str, claims: dict[str, Any]) -> str:
+        header = {"alg": ALGORITHM, "typ": typ, "kid": self.id}
+        payload = json.dumps(claims, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return jws.serialize_compact(header, payload.encode(), self._key, algorithms=[ALGORITHM])
+
+
+def public_jwk(data: Mapping[str, Any]) -> dict[str, str]:
+    """The three members of a public Ed25519 JWK, checked; anything else in it is refused.
+
+    Raises:
+        NotTrusted: not a public Ed25519 key.
+    """
+    if set(data) != {"kty", "crv", "x"} or data["kty"] != "OKP" or data["crv"] != "Ed25519":
+        raise NotTrusted("this is not a public Ed25519 key")
+    return {"kty": "OKP", "crv": "Ed25519", "x": str(data["x"])}
+
+
+def thumbprint(jwk: Mapping[str, str]) -> str:
+    """RFC 7638 SHA-256 thumbprint of a public OKP key, base64url without padding."""
+    canonical = json.dumps({k: jwk[k] for k in ("crv", "kty", "x")}, separators=(",", ":"), sort_keys=True)
+    return _base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def executor_id(jwk: Mapping[str, str]) -> str:
+    """An executor is its key: `x` and 80 bits of the thumbprint in base32."""
+    digest = hashlib.sha256(thumbprint(jwk).encode()).digest()
+    return "x" + base64.b32encode(digest[:10]).decode().lower()
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The checked claims of a token, `payload` with everything it said."""
+
+    jti: str
+    issued: int
+    payload: dict[str, Any]
+
+
+def verify(
+    token: str,
+    *,
+    typ: str,
+    keys: Mapping[str, Mapping[str, str]],
+    issuer: str,
+    audience: str,
+    now: float,
+) -> Claims:
+    """Check a token of ours. `keys` maps key ids to public JWKs of `issuer`; `now` is unix seconds.
+
+    Raises:
+        NotTrusted: for any deviation; the message names it without repeating the token.
+    """
+    if len(token) > MAX_TOKEN_BYTES or not token.isascii():
+        raise NotTrusted("the signed message is too large or not ASCII")
+    if token.count(".") != 2:
+        raise NotTrusted("the signed message does not have three parts")
+    header = _strict_json(token.split(".", 1)[0])
+    if set(header) != {"alg", "typ", "kid"} or header["alg"] != ALGORITHM or header["typ"] != typ:
+        raise NotTrusted(f"the signed message is not a {typ} signed with {ALGORITHM}")
+    key = keys.get(str(header["kid"]))
+    if key is None:
+        raise NotTrusted("signed by a key that is not known here", hint="join again if keys were changed")
+    try:
+        public = OKPKey.import_key(public_jwk(key))
+        jws.deserialize_compact(token, public, algorithms=[ALGORITHM])
+    except (JoseError, ValueError) as error:
+        raise NotTrusted("the signature does not hold") from error
+    return _check_claims(_strict_json(token.split(".")[1]), issuer, audience, now)
+
+
+def _check_claims(payload: dict[str, Any], issuer: str, audience: str, now: float) -> Claims:
+    issued, expires, jti = payload.get("iat"), payload.get("exp"), payload.get("jti")
+    if type(issued) is not int or type(expires) is not int or not isinstance(jti, str) or not jti:
+        raise NotTrusted("the signed message lacks iat, exp or jti")
+    if payload.get("iss") != issuer or payload.get("aud") != audience:
+        raise NotTrusted("the signed message is from, or for, somebody else")
+    if not 0 < expires - issued <= MAX_LIFE_S:
+        raise NotTrusted("the signed message lives too long")
+    if issued > now + LEEWAY_S:
+        raise NotTrusted(f"the signed message is from {issued - now:.0f} s in the future", hint="check both clocks")
+    if now > expires + LEEWAY_S:
+        raise NotTrusted(f"the signed message expired {now - expires:.0f} s ago", hint="check both clocks")
+    return Claims(jti, issued, payload)
+
+
+def sign_order(
+    key: SigningKey, *, sender: str, executor: str, order: Order, now: float, challenge: str = ""
+) -> str:
+    claims = {
+        "iss": sender,
+        "aud": executor,
+        "sub": order.node.job,
+        "jti": order.id,
+        "iat": int(now),
+        "exp": int(now) + MAX_LIFE_S,
+        "challenge": challenge,
+        "order": order.model_dump(mode="json"),
+    }
+    return key.sign(ORDER_TYPE, claims)
+
+
+def verify_order(  # noqa: PLR0913 - each argument is one thing the order is bound to
+    token: str,
+    *,
+    sender: str,
+    keys: Mapping[str, Mapping[str, str]],
+    executor: str,
+    now: float,
+    challenge: str = "",
+) -> Order:
+    """The order in a signed instruction for this executor.
+
+    Raises:
+        NotTrusted: not signed by the paired sender for this executor, not fresh, or not well-formed.
+    """
+    claims = verify(token, typ=ORDER_TYPE, keys=keys, issuer=sender, audience=executor, now=now)
+    said = str(claims.payload.get("challenge", ""))
+    if not hmac.compare_digest(said.encode(), challenge.encode()):
+        raise NotTrusted("the order does not answer this claim's challenge")
+    try:
+        order = Order.model_validate(claims.payload.get("order"))
+    except ValidationError as error:
+        raise NotTrusted(f"the signed order is not well-formed: {error.errors()[0]['msg']}") from error
+    if order.id != claims.jti or order.node.job != claims.payload.get("sub"):
+        raise NotTrusted("the order's identity differs from its envelope")
+    return order
+
+
+def sign_request(
+    key: SigningKey, *, subject: str, audience: str, method: str, path: str, body: bytes, now: float
+) -> str:
+    """The value of `Authorization` that proves who makes a request, and that it is this one.
+
+    `path` includes the query. The form follows DPoP (RFC 9449), with the body bound as well.
+    """
+    claims = {
+        "iss": subject,
+        "aud": audience,
+        "jti": secrets.token_urlsafe(16),
+        "iat": int(now),
+        "exp": int(now) + LEEWAY_S,
+        "htm": method,
+        "htu": path,
+        "body_sha256": hashlib.sha256(body).hexdigest(),
+    }
+    return f"TF-Proof {key.sign(PROOF_TYPE, claims)}"
+
+
+def proof_issuer(authorization: str) -> str:
+    """Who a proof claims to be from, unchecked: only to look the key up.
+
+    Raises:
+        NotTrusted: no proof in the header.
+    """
+    scheme, _, token = authorization.partition(" ")
+    if scheme != "TF-Proof" or token.count(".") != 2 or len(token) > MAX_TOKEN_BYTES:
+        raise NotTrusted("the request carries no TF-Proof", hint="join this sender first")
+    return str(_strict_json(token.split(".")[1]).get("iss", ""))
+
+
+def verify_request(  # noqa: PLR0913
+    authorization: str,
+    *,
+    subject: str,
+    keys: Mapping[str, Mapping[str, str]],
+    audience: str,
+    method: str,
+    path: str,
+    body: bytes,
+    now: float,
+) -> Claims:
+    """Check that `subject` made exactly this request.
+
+    Raises:
+        NotTrusted: otherwise.
+    """
+    proof_issuer(authorization)
+    token = authorization.partition(" ")[2]
+    claims = verify(token, typ=PROOF_TYPE, keys=keys, issuer=subject, audience=audience, now=now)
+    expected = {"htm": method, "htu": path, "body_sha256": hashlib.sha256(body).hexdigest()}
+    if any(claims.payload.get(name) != value for name, value in expected.items()):
+        raise NotTrusted("the proof is for another request")
+    return claims
+
+
+# --- one-time join tokens -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JoinToken:
+    """`tfj_<secret>_<fingerprint of the sender's key>`: the sender stores `digest` alone."""
+
+    text: str
+    digest: str
+    sender_key_id: str
+
+
+def new_join_token(sender_key_id: str) -> JoinToken:
+    return parse_join_token(f"tfj_{secrets.token_hex(32)}_{sender_key_id}")
+
+
+def parse_join_token(text: str) -> JoinToken:
+    """Raises NotTrusted when it does not look like a join token."""
+    parts = text.strip().split("_", 2)
+    if len(parts) != 3 or parts[0] != "tfj" or len(parts[1]) != 64 or len(parts[2]) != 43:
+        raise NotTrusted("this is not a join token", hint="`trainforge sender token` prints a new one")
+    return JoinToken(text.strip(), digest_secret(parts[1]), parts[2])
+
+
+def digest_secret(secret: str) -> str:
+    """How bearer secrets are stored: SHA-256, which suffices for secrets of full entropy."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _strict_json(segment: str) -> dict[str, Any]:
+    try:
+        raw = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)
+        if _base64url(raw) != segment:
+            raise NotTrusted("the signed message is not in canonical base64url")
+        value = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except (ValueError, binascii.Error, RecursionError) as error:
+        raise NotTrusted("the signed message is not JSON in base64url") from error
+    if not isinstance(value, dict):
+        raise NotTrusted("the signed message is not a JSON object")
+    return value
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise NotTrusted("the signed message repeats a JSON key")
+    return result
+
+
+def _no_constant(name: str) -> Any:
+    raise NotTrusted(f"the signed message contains {name}")

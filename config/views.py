@@ -1,0 +1,134 @@
+"""What people and programs see of jobs, executors and events: the JSON API's resources.
+
+The sender fills them, `/api` serves them, the command line and the pages show them. Times are unix
+seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from trainforge.config.messages import Capabilities, JobState, Load, NodePhase, NodeState, Outcome
+
+
+class NodeView(BaseModel):
+    rank: int
+    executor: str
+    executor_name: str
+    state: NodeState
+    phase: NodePhase | None = None
+    detail: str = ""
+    code: str = ""
+    reason: str = ""
+    exit_code: int | None = None
+    started: float | None = None
+    ended: float | None = None
+
+
+class AttemptView(BaseModel):
+    number: int
+    state: Literal["offered", "accepted", "running", "succeeded", "failed", "lost", "superseded", "cancelled"]
+    started: float | None = None
+    ended: float | None = None
+    code: str = ""
+    reason: str = ""
+    nodes: list[NodeView] = []
+
+
+class JobSummary(BaseModel):
+    """`ending` is the outcome that is decided but not yet on the remote; `waiting` says why it waits."""
+
+    id: str
+    project: str
+    repository: str
+    ref: str
+    commit: str
+    subject: str = ""
+    author: str = ""
+    manifest_path: str
+    source: str
+    state: JobState
+    ending: Outcome | None = None
+    stopping: bool = False
+    code: str = ""
+    reason: str = ""
+    waiting: dict[str, str] = {}
+    nodes: int
+    attempt: int
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    metrics: dict[str, float | int | str | bool | None] = {}
+    progress: float | None = None
+    rerun_of: str = ""
+
+
+class JobDetail(JobSummary):
+    plan: dict[str, Any] = {}
+    attempts: list[AttemptView] = []
+    result_branch: str = ""
+    result_path: str = ""
+    result_commit: str = ""
+    timeline: list[dict[str, Any]] = []
+    artifacts: list[dict[str, Any]] = []
+    notices: list[str] = []
+
+
+class LogLine(BaseModel):
+    """`cursor` orders all lines of a job; ask for what comes after it."""
+
+    cursor: int
+    time: float
+    attempt: int
+    node: int
+    rank: int
+    stream: str
+    text: str
+
+
+class MetricPoint(BaseModel):
+    cursor: int
+    time: float
+    attempt: int
+    rank: int
+    step: int | None = None
+    epoch: float | None = None
+    values: dict[str, float | int | str | bool | None]
+
+
+class ExecutorView(BaseModel):
+    id: str
+    name: str
+    status: Literal["online", "offline", "busy", "draining", "revoked"]
+    connection: Literal["pull", "push"]
+    endpoint: str = ""
+    last_seen: float | None = None
+    capabilities: Capabilities
+    load: Load
+    jobs: list[str] = []
+
+
+class EventView(BaseModel):
+    """What arrived, and what it led to, or why to nothing."""
+
+    id: int
+    time: float
+    source: str
+    repository: str
+    ref: str = ""
+    old: str = ""
+    new: str = ""
+    decision: Literal["job", "ignored", "refused"]
+    reason: str = ""
+    jobs: list[str] = []
+
+
+class RepositoryView(BaseModel):
+    id: str
+    name: str
+    url: str
+    kind: Literal["builtin", "remote", "local"]
+    checked: float | None = None
+    error: str = ""

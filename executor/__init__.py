@@ -1,0 +1,1 @@
+"""Instruction to checkout, environment, data, launch, supervision, collection, publication."""

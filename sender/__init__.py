@@ -1,0 +1,1 @@
+"""Event to job to plan to dispatch to observe to report."""
