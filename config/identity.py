@@ -9,7 +9,13 @@ from trainforge.config.messages import JOB_ID_LENGTH
 
 
 def job_id(
-    repository_id: str, commit: str, manifest_path: str, manifest_blob: str, *, cell: str = "", rerun: str = ""
+    repository_id: str,
+    commit: str,
+    manifest_path: str,
+    manifest_blob: str,
+    *,
+    cell: str = "",
+    rerun: str = "",
 ) -> str:
     """The id of the job that this manifest at this commit asks for.
 

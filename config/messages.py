@@ -30,9 +30,10 @@ the node's attempt up, and everything said with the old fencing token is refused
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 JOB_ID_LENGTH = 26
 JobId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{26}$")]
@@ -40,6 +41,14 @@ ExecutorId = Annotated[str, StringConstraints(pattern=r"^x[a-z2-7]{16}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 CommitId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
 Text = Annotated[str, StringConstraints(max_length=8192)]
+
+
+def _finite(values: dict[str, float | int | str | bool | None]) -> dict[str, float | int | str | bool | None]:
+    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
+
+
+# JSON has no NaN and no infinities: they travel as null.
+MetricValues = Annotated[dict[str, float | int | str | bool | None], AfterValidator(_finite)]
 
 NodePhase = Literal[
     "checkout", "environment", "data", "ready", "training", "collecting", "publishing", "finished"
@@ -249,7 +258,7 @@ class Metric(Message):
     """Numbers reported at one moment; null stands for NaN and infinities."""
 
     rank: int = Field(default=0, ge=0)
-    values: dict[str, float | int | str | bool | None]
+    values: MetricValues
     step: int | None = None
     epoch: float | None = None
 

@@ -37,11 +37,15 @@ REASONS: dict[str, Reason] = {
     "script_failed": Reason(
         "the training script ended with an error", "read the traceback in the log", "retry"
     ),
-    "script_missing": Reason("the training script does not exist at this commit", "commit it, or mend training.script"),
+    "script_missing": Reason(
+        "the training script does not exist at this commit", "commit it, or mend training.script"
+    ),
     "wrong_world_size": Reason(
         "fewer processes trained together than were planned", "check the launcher and the script's use of it"
     ),
-    "out_of_memory": Reason("the job ran out of memory", "lower the batch size or ask for more memory", "retry"),
+    "out_of_memory": Reason(
+        "the job ran out of memory", "lower the batch size or ask for more memory", "retry"
+    ),
     "timeout_run": Reason("the run took longer than timeout.run", "raise timeout.run or train less"),
     "timeout_setup": Reason("preparing took longer than timeout.setup", "raise timeout.setup", "retry"),
     "timeout_queue": Reason("no executors fitted within timeout.queue", "add an executor or ask for less"),
@@ -49,7 +53,7 @@ REASONS: dict[str, Reason] = {
     "lost": Reason("an executor was not heard of any more", "check that machine", "retry"),
     "peer_failed": Reason("another node of the job failed first", "read the first failing node's log"),
     "stopped": Reason("somebody stopped the job", "`trainforge retry` runs it again"),
-    "superseded": Reason("a newer job of its concurrency group took its place", "nothing: the newer one runs"),
+    "superseded": Reason("a newer job of its concurrency group took its place", "nothing, the newer runs"),
     "policy_refused": Reason("the executor's own policy forbids this job", "ask the machine's owner"),
     "disk_full": Reason("the disk is full", "free space on the machine named", "retry"),
     "publish_blocked": Reason("the remote refuses the result", "mend what the remote says, then retry"),

@@ -61,7 +61,8 @@ class SigningKey:
             pass
         except (ValueError, JoseError, KeyError) as error:
             raise SettingsError(
-                f"{path} is not a private Ed25519 key ({error})", hint="restore it, or move it away to make a new identity"
+                f"{path} is not a private Ed25519 key ({error})",
+                hint="restore it, or move it away to make a new identity",
             ) from error
         key = OKPKey.generate_key("Ed25519", private=True)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,9 @@ def _check_claims(payload: dict[str, Any], issuer: str, audience: str, now: floa
     if not 0 < expires - issued <= MAX_LIFE_S:
         raise NotTrusted("the signed message lives too long")
     if issued > now + LEEWAY_S:
-        raise NotTrusted(f"the signed message is from {issued - now:.0f} s in the future", hint="check both clocks")
+        raise NotTrusted(
+            f"the signed message is from {issued - now:.0f} s in the future", hint="check both clocks"
+        )
     if now > expires + LEEWAY_S:
         raise NotTrusted(f"the signed message expired {now - expires:.0f} s ago", hint="check both clocks")
     return Claims(jti, issued, payload)
@@ -175,7 +178,7 @@ def sign_order(
     return key.sign(ORDER_TYPE, claims)
 
 
-def verify_order(  # noqa: PLR0913 - each argument is one thing the order is bound to
+def verify_order(
     token: str,
     *,
     sender: str,
@@ -234,7 +237,7 @@ def proof_issuer(authorization: str) -> str:
     return str(_strict_json(token.split(".")[1]).get("iss", ""))
 
 
-def verify_request(  # noqa: PLR0913
+def verify_request(
     authorization: str,
     *,
     subject: str,
