@@ -1,0 +1,60 @@
+"""What every part of a running sender holds: one object, made by `app.py`, found at `app.state.sender`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainforge.config.trust import SigningKey
+from trainforge.sender.notify import RECONCILE, Bell
+
+if TYPE_CHECKING:
+    from trainforge.config.settings import SenderSettings
+    from trainforge.sender.store import Store
+
+
+@dataclass
+class Sender:
+    """`base_url` is where this sender is reached; it is filled in once it listens."""
+
+    settings: SenderSettings
+    store: Store
+    key: SigningKey
+    bell: Bell = field(default_factory=Bell)
+    clock: Callable[[], float] = time.time
+    base_url: str = ""
+    # Of this process alone: authorises git's post-receive hook to ask back over loopback.
+    hook_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+
+    @property
+    def id(self) -> str:
+        return self.key.id
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self.settings.data_dir)
+
+    @property
+    def mirrors(self) -> Path:
+        """Bare repositories of our own, one per watched repository, that user code never touches."""
+        return self.data_dir / "mirrors"
+
+    @property
+    def git_root(self) -> Path:
+        """The repositories that the built-in git server holds."""
+        return self.data_dir / "git"
+
+    @property
+    def stopping(self) -> bool:
+        return self.bell.closed
+
+    def now(self) -> float:
+        return self.clock()
+
+    def wake(self) -> None:
+        """Have the reconciler look at the unfinished jobs soon."""
+        self.bell.ring(RECONCILE)
