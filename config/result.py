@@ -276,7 +276,7 @@ def _reproduce(record: JobRecord) -> list[str]:
 
 # --- text from outside, made harmless -------------------------------------------------------------------
 
-_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#+!|~&-])")
+_MARKUP = re.compile(r"([\\`*_{}\[\]()<>#|~&])")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
 
 

@@ -114,10 +114,8 @@ def _front_page(newest: list[dict[str, str]], best: dict[str, Any]) -> str:
     if best:
         lines += ["## Best per project", "", "| project | metric | value | job |", "|---|---|---:|---|"]
         for project, entry in sorted(best.items()):
-            job, value = str(entry["job"]), show(entry["value"])
-            lines.append(
-                f"| {plain(project)} | {plain(str(entry['metric']))} | {value} | [{job[:8]}]({entry['path']}) |"
-            )
+            cells = [plain(project), plain(str(entry["metric"])), plain(show(entry["value"]))]
+            lines.append(f"| {' | '.join(cells)} | {_link(str(entry['job']), str(entry['path']))} |")
         lines.append("")
     lines += ["## Newest jobs", "", "| job | project | outcome | branch | commit | value | ended |"]
     lines += ["|---|---|---|---|---|---:|---|"]
