@@ -144,10 +144,14 @@ def _rows(data: bytes | None) -> list[dict[str, str]]:
     """Rows with all columns; what a person edited beyond recognition is left out."""
     if not data:
         return []
-    reader = csv.DictReader(io.StringIO(data.decode("utf-8", "replace")))
+    reader = csv.DictReader(io.StringIO(data.decode("utf-8", "replace"), newline=None))
+    try:
+        rows = list(reader)
+    except csv.Error:
+        return []
     return [
         {name: row[name] for name in COLUMNS}
-        for row in reader
+        for row in rows
         if all(isinstance(row.get(name), str) for name in COLUMNS)
     ]
 

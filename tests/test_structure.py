@@ -51,7 +51,9 @@ def test_a_room_imports_only_what_the_architecture_allows(room: str) -> None:
 def test_the_import_table_is_the_one_in_the_documentation() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     for room, allowed in MAY_IMPORT.items():
-        others = ", ".join(name for name in ("config", "hooks") if name in allowed and name != room) or "nothing"
+        others = (
+            ", ".join(name for name in ("config", "hooks") if name in allowed and name != room) or "nothing"
+        )
         assert f"| `{room}/` |" in page
         row = next(line for line in page.splitlines() if line.startswith(f"| `{room}/` |"))
         assert row.rstrip().endswith(f"| {others} |"), row
@@ -62,7 +64,7 @@ def test_no_two_modules_import_each_other() -> None:
     known = {f"trainforge.{room}.{path.stem}" for room in ROOMS for path in _modules(room)}
     for room in ROOMS:
         for path in _modules(room):
-            names = {name for name in _module_level(path)}
+            names = _module_level(path)
             targets = {n for n in names if n in known} | {n.rsplit(".", 1)[0] for n in names}
             edges[f"trainforge.{room}.{path.stem}"] = targets & known
     _assert_acyclic(edges)
@@ -96,7 +98,9 @@ def test_the_wheel_holds_exactly_the_tracked_files(tmp_path: Path) -> None:
     ).stdout.splitlines()
     links = {f"trainforge/{room}" for room in ROOMS}
     expected = {
-        path if path.startswith("trainforge/") else f"trainforge/{path}" for path in tracked if path not in links
+        path if path.startswith("trainforge/") else f"trainforge/{path}"
+        for path in tracked
+        if path not in links
     }
     # A copy of the tracked files, so that what lies about in the work tree cannot hide a missing entry.
     source = tmp_path / "source"
