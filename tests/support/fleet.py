@@ -1,0 +1,250 @@
+"""A sender, executors and projects as real processes in a folder of the test's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from support.waiting import wait_for
+
+ENDED = {"completed", "failed", "cancelled"}
+
+
+class Fleet:
+    """Runs the commands a user would type, with a home folder of its own, and cleans up after."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = root / "home"
+        self.home.mkdir(parents=True)
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.url = ""
+        self.token = ""
+
+    def environment(self, **settings: object) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        own = {
+            "HOME": str(self.home),
+            "XDG_CONFIG_HOME": str(self.home / ".config"),
+            "XDG_DATA_HOME": str(self.home / ".local" / "share"),
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
+        named = {f"TRAINFORGE_{name.upper()}": str(value) for name, value in settings.items()}
+        return kept | own | named
+
+    def cli(
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        check: bool = True,
+        timeout: float = 120,
+        **settings: object,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainforge", *arguments],
+            cwd=cwd or self.root,
+            env=self.environment(**settings),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(
+                f"trainforge {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done
+
+    def git(self, *arguments: str, cwd: Path, check: bool = True) -> str:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"git {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout + done.stderr
+
+    # --- processes -------------------------------------------------------------------------------------
+
+    def _start(self, name: str, *arguments: str, **settings: object) -> None:
+        log = (self.root / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", "trainforge", *arguments],
+            env=self.environment(**settings),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=self.root,
+            start_new_session=True,
+        )
+        log.close()
+
+    def start_sender(self, **settings: object) -> None:
+        data = self.root / "sender"
+        options: dict[str, object] = {"data_dir": data, "heartbeat_every": 1, "poll_interval": 1} | settings
+        # A restarted sender must come back where its executors look for it.
+        port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
+        self._start("sender", "sender", "start", data_dir=options.pop("data_dir"), port=port, **options)
+        about = wait_for("sender", lambda: self._sender_file(data), 30, self.logs)
+        self.url = about["url"].rstrip("/")
+        client = json.loads((self.home / ".config" / "trainforge" / "client.json").read_text())
+        self.token = client["token"]
+
+    def _sender_file(self, data: Path) -> dict[str, Any] | None:
+        if self.processes["sender"].poll() is not None:
+            raise AssertionError(f"the sender ended\n{self.logs()}")
+        try:
+            about: dict[str, Any] = json.loads((data / "sender.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return about if about.get("pid") == self.processes["sender"].pid else None
+
+    def add_executor(self, name: str, **settings: object) -> None:
+        token = self.api("POST", "/api/join-tokens")["token"]
+        settings = {"data_dir": self.root / name, "name": name} | settings
+        self.cli("executor", "join", self.url, token, **settings)
+        self.start_executor(name, **settings)
+
+    def start_executor(self, name: str, **settings: object) -> None:
+        defaults = {"data_dir": self.root / name, "name": name, "heartbeat_every": 1}
+        self._start(name, "executor", "start", **(defaults | settings))
+        wait_for(f"executor {name}", lambda: self._online(name), 30, self.logs)
+
+    def _online(self, name: str) -> bool:
+        listed = self.api("GET", "/api/executors")["executors"]
+        return any(e["name"] == name and e["status"] != "offline" and e["last_seen"] for e in listed)
+
+    def kill(self, name: str) -> None:
+        """kill -9 of that program alone: what it started goes on."""
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def terminate(self, name: str, timeout: float = 20) -> int:
+        self.processes[name].terminate()
+        return self.processes[name].wait(timeout)
+
+    def left_behind(self) -> list[psutil.Process]:
+        """Processes that name this fleet's folder: ours, our supervisors', our trainings'."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                about = [process.cwd(), *process.cmdline()]
+            except psutil.Error:
+                continue
+            if process.pid != os.getpid() and any(str(self.root) in text for text in about):
+                found.append(process)
+        return found
+
+    def close(self) -> None:
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        for process in self.left_behind():
+            try:
+                process.kill()
+            except psutil.Error:
+                continue
+
+    def logs(self) -> str:
+        parts = []
+        for path in sorted(self.root.glob("*.log")):
+            parts.append(f"--- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
+        return "\n".join(parts)
+
+    # --- what a user asks ------------------------------------------------------------------------------
+
+    def api(self, method: str, path: str, **options: Any) -> Any:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = httpx2.request(method, self.url + path, headers=headers, timeout=60, **options)
+        assert answer.status_code < 300, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    def jobs(self) -> list[dict[str, Any]]:
+        jobs: list[dict[str, Any]] = self.api("GET", "/api/jobs")["jobs"]
+        return jobs
+
+    def job(self, job: str) -> dict[str, Any]:
+        detail: dict[str, Any] = self.api("GET", f"/api/jobs/{job}")
+        return detail
+
+    def the_job(self, count: int = 1) -> str:
+        """The newest job, once there are `count`."""
+        wait_for(f"{count} job(s)", lambda: len(self.jobs()) >= count, 30, self.logs)
+        newest = max(self.jobs(), key=lambda job: job["created"])
+        return str(newest["id"])
+
+    def log_text(self, job: str) -> str:
+        lines = self.api("GET", f"/api/jobs/{job}/logs?limit=5000")["lines"]
+        return "\n".join(line["text"] for line in lines)
+
+    def wait_ended(self, job: str, timeout: float = 120) -> dict[str, Any]:
+        def probe() -> dict[str, Any] | None:
+            detail = self.job(job)
+            return detail if detail["state"] in ENDED else None
+
+        return wait_for(f"end of job {job}", probe, timeout, lambda: f"{self.job(job)}\n{self.logs()}")
+
+    def wait_log(self, job: str, text: str, timeout: float = 60) -> None:
+        wait_for(
+            f"{text!r} in the log",
+            lambda: text in self.log_text(job),
+            timeout,
+            lambda: f"{self.job(job)}\n{self.log_text(job)}\n{self.logs()}",
+        )
+
+    # --- projects --------------------------------------------------------------------------------------
+
+    def project(self, name: str, files: dict[str, str]) -> Path:
+        """A repository with one commit whose remote is the sender's built-in git server."""
+        folder = self.root / name
+        folder.mkdir()
+        self.git("init", "-q", "-b", "main", cwd=folder)
+        self.git("remote", "add", "trainforge", f"{self.url}/git/{name}.git", cwd=folder)
+        helper = f"!{sys.executable} -m trainforge git-credential"
+        self.git("config", f"credential.{self.url}.helper", helper, cwd=folder)
+        self.commit(folder, files)
+        return folder
+
+    def commit(self, folder: Path, files: dict[str, str], message: str = "Train") -> str:
+        for path, text in files.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text)
+        self.git("add", "-A", cwd=folder)
+        self.git("commit", "-q", "--allow-empty", "-m", message, cwd=folder)
+        return self.git("rev-parse", "HEAD", cwd=folder).strip()
+
+    def push(self, folder: Path, branch: str = "main") -> str:
+        return self.git("push", "trainforge", f"HEAD:refs/heads/{branch}", cwd=folder)
+
+    def result(self, name: str, branch: str = "trainforge-results") -> dict[str, bytes]:
+        """The files of the results branch of a repository on the built-in server."""
+        (bare,) = [path for path in (self.root / "sender").rglob(f"{name}.git") if (path / "HEAD").exists()]
+        listed = self.git("ls-tree", "-r", "--name-only", branch, cwd=bare).splitlines()
+        return {path: self._show(bare, branch, path) for path in listed}
+
+    def _show(self, bare: Path, branch: str, path: str) -> bytes:
+        return subprocess.run(
+            ["git", "cat-file", "blob", f"{branch}:{path}"], cwd=bare, capture_output=True, check=True
+        ).stdout
