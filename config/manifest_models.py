@@ -1,0 +1,394 @@
+"""The manifest's sections. Attribute names are the YAML keys, sizes are bytes, durations seconds.
+
+Keys that are checked but have no effect yet are made with `later`; `Manifest.inactive` finds those a
+manifest uses. What concerns several keys at once is checked in `manifest_relations`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+from trainforge.config.manifest_types import (
+    Arguments,
+    Branch,
+    Cron,
+    DataUrl,
+    Duration,
+    EnvName,
+    Glob,
+    GpuRequest,
+    Gpus,
+    Module,
+    Name,
+    NodeRange,
+    Nodes,
+    Pattern,
+    Plain,
+    PythonVersion,
+    RelativePath,
+    Sha256,
+    Size,
+    Text,
+    Texts,
+)
+
+RESULTS_BRANCH = "trainforge-results"
+_LATER = {"x-not-yet-in-effect": True}
+
+RetryCode = Literal[
+    "checkout_failed",
+    "rendezvous_unreachable",
+    "script_failed",
+    "out_of_memory",
+    "timeout_setup",
+    "lost",
+    "disk_full",
+    "internal",
+]
+
+
+def now(description: str, example: Any = None) -> Any:
+    """The description of a key that is in effect."""
+    return Field(description=description, examples=None if example is None else [example])
+
+
+def later(description: str, example: Any = None) -> Any:
+    """The description of a key that is accepted and checked, but not yet in effect."""
+    examples = None if example is None else [example]
+    return Field(description=description, examples=examples, json_schema_extra=dict(_LATER))
+
+
+def is_later(field: FieldInfo) -> bool:
+    return isinstance(field.json_schema_extra, dict) and bool(
+        field.json_schema_extra.get("x-not-yet-in-effect")
+    )
+
+
+class Section(BaseModel):
+    """A mapping of the manifest. An empty one (`retry:`) means its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+
+class Project(Section):
+    name: Annotated[Name, now("Names the project in lists, results and file names.", "llama-finetune")]
+    description: Annotated[Text, now("One line for people.", "Fine-tunes the small model")] = ""
+
+
+class Training(Section):
+    script: Annotated[RelativePath | None, now("The Python file to train with.", "train.py")] = None
+    command: Annotated[
+        Text | None, now("A shell command instead of a script; it starts its own processes.", "make train")
+    ] = None
+    module: Annotated[Module | None, now("A Python module instead of a script.", "package.train")] = None
+    args: Annotated[
+        Arguments,
+        now("Arguments of the script or module: a list, or text split as a shell does.", "--epochs 3"),
+    ] = []
+    params: Annotated[
+        dict[str, Plain],
+        now(
+            "Parameters, given to the training in TRAINFORGE_PARAMS_FILE and adapted to the world size.",
+            {"batch_size": 64},
+        ),
+    ] = {}
+    launcher: Annotated[
+        Literal["accelerate", "torchrun", "python", "none"],
+        now("What starts the processes. A command has none; `python` starts one process.", "torchrun"),
+    ] = "accelerate"
+    env: Annotated[
+        dict[EnvName, Text], now("Environment variables of the training.", {"OMP_NUM_THREADS": "4"})
+    ] = {}
+    working_dir: Annotated[
+        RelativePath, now("Where the training starts, and its paths begin.", "models/small")
+    ] = "."
+    requirements: Annotated[
+        RelativePath | None, now("A requirements file to install from.", "requirements.txt")
+    ] = None
+    lockfile: Annotated[RelativePath | None, later("A lock file to install from exactly.", "uv.lock")] = None
+    extras: Annotated[list[Name], later("Extras of the repository's own package to install.", ["train"])] = []
+    python: Annotated[PythonVersion | None, now("The Python version that the training needs.", ">=3.11")] = (
+        None
+    )
+    setup: Annotated[
+        Texts, now("Shell commands that run once per node before the training.", "python prepare.py")
+    ] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _command_launches_itself(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("command") is not None:
+            return {"launcher": "none", **value}
+        return value
+
+
+class Resources(Section):
+    nodes: Annotated[Nodes, now("How many machines train together: a count, or least:most.", "1:4")] = (
+        NodeRange()
+    )
+    processes_per_node: Annotated[
+        Annotated[int, Field(ge=1, le=64)] | None,
+        now("Training processes on each machine; by default one per GPU, or one.", 2),
+    ] = None
+    gpu: Annotated[
+        Gpus,
+        now("GPUs on each machine: a count, or memory of each and count. 0 trains on CPU.", "24GB..:1..8"),
+    ] = GpuRequest()
+    cpu: Annotated[
+        Annotated[float, Field(gt=0, le=4096)] | None, now("CPU cores needed on each machine.", 4)
+    ] = None
+    memory: Annotated[Size | None, now("Memory needed on each machine.", "16Gi")] = None
+    disk: Annotated[Size | None, now("Free disk space needed on each machine.", "50Gi")] = None
+    labels: Annotated[dict[Name, Text], now("Labels that an executor must carry.", {"zone": "lab"})] = {}
+
+
+class Scale(Section):
+    batch_size: Annotated[
+        Literal["divide", "keep"],
+        now(
+            "`divide` shares training.params.batch_size among the processes, so the whole stays the same.",
+            "keep",
+        ),
+    ] = "divide"
+    learning_rate: Annotated[
+        Literal["keep", "linear", "sqrt"],
+        now(
+            "Multiplies training.params.learning_rate by the number of processes, or its square root.",
+            "linear",
+        ),
+    ] = "keep"
+
+
+class Distributed(Section):
+    scale: Annotated[Scale, now("How parameters follow the number of processes.")] = Scale()
+    transport: Annotated[
+        Literal["auto", "direct", "relay"], later("How the machines' processes reach each other.", "relay")
+    ] = "auto"
+    backend: Annotated[
+        Literal["auto", "gloo", "nccl"], now("torch.distributed's backend; `auto` is nccl on GPUs.", "gloo")
+    ] = "auto"
+    mixed_precision: Annotated[
+        Literal["no", "fp16", "bf16", "fp8"], now("The precision that Accelerate trains in.", "bf16")
+    ] = "no"
+    port: Annotated[
+        Annotated[int, Field(ge=1024, le=65535)] | None,
+        now("The port on which the processes meet; by default a free one.", 29500),
+    ] = None
+
+
+class Environment(Section):
+    mode: Annotated[
+        Literal["auto", "inherit", "isolated", "container"],
+        now(
+            "`inherit` uses the executor's Python, `isolated` builds one for the job, `auto` inherits where "
+            "that suffices; `container` is not yet in effect.",
+            "isolated",
+        ),
+    ] = "auto"
+    image: Annotated[Text | None, later("The container image to train in.", "pytorch/pytorch:2.6.0")] = None
+    dockerfile: Annotated[RelativePath | None, later("Builds the container image.", "Dockerfile")] = None
+    volumes: Annotated[
+        list[Text], later("Folders of the machine shown in the container.", ["/data:/data:ro"])
+    ] = []
+    network: Annotated[
+        Literal["full", "none"], later("Whether the training may use the network.", "none")
+    ] = "full"
+
+
+class Data(Section):
+    url: Annotated[
+        DataUrl,
+        now(
+            "Where the data are, as a file or http(s) URL; s3, gs and hf are not yet in effect.",
+            "https://example.org/train.csv",
+        ),
+    ]
+    path: Annotated[RelativePath | None, later("The data's name below TRAINFORGE_DATA_DIR.", "train.csv")] = (
+        None
+    )
+    sha256: Annotated[Sha256 | None, now("The data's digest: other data are refused.")] = None
+    cache: Annotated[bool, later("Whether the machine keeps the data for later jobs.", False)] = True
+
+
+class Strategy(Section):
+    matrix: Annotated[
+        dict[Name, Annotated[list[Plain], Field(min_length=1)]],
+        later("Values for parameters: each combination becomes a job.", {"learning_rate": [0.1, 0.01]}),
+    ] = {}
+    include: Annotated[list[dict[str, Plain]], later("Combinations to add.", [{"learning_rate": 1.0}])] = []
+    exclude: Annotated[
+        list[dict[str, Plain]], later("Combinations to leave out.", [{"learning_rate": 0.1}])
+    ] = []
+    max_parallel: Annotated[
+        Annotated[int, Field(ge=1)] | None, later("How many of the jobs run at the same time.", 2)
+    ] = None
+    fail_fast: Annotated[bool, later("Whether the first failure stops the other jobs.", False)] = True
+
+
+class Checkpoint(Section):
+    dir: Annotated[
+        RelativePath,
+        now("Where the training keeps checkpoints, below the working directory.", "runs/checkpoints"),
+    ] = "checkpoints"
+    every: Annotated[Duration | None, later("How often to ask the training for a checkpoint.", "10m")] = None
+    keep: Annotated[Annotated[int, Field(ge=1, le=1000)], later("How many checkpoints to keep.", 3)] = 1
+    resume: Annotated[
+        Literal["auto", "never"], later("Whether a new attempt goes on from the newest checkpoint.", "never")
+    ] = "auto"
+
+
+class Retry(Section):
+    max: Annotated[Annotated[int, Field(ge=0, le=20)], now("How many times a job is tried again.", 3)] = 1
+    on: Annotated[list[RetryCode], now("What it is tried again after.", ["lost", "out_of_memory"])] = ["lost"]
+
+
+class Timeout(Section):
+    run: Annotated[
+        Duration | None, now("How long the training may take; by default without limit.", "12h")
+    ] = None
+    setup: Annotated[Duration, now("How long checkout, environment and data may take.", "30m")] = 3600.0
+    queue: Annotated[
+        Duration | None, now("How long to wait for executors that fit; by default without limit.", "1d")
+    ] = None
+    grace: Annotated[Duration, now("How long a training that is asked to stop may take to do so.", "2m")] = (
+        30.0
+    )
+
+
+class Concurrency(Section):
+    group: Annotated[Name | None, later("Jobs of one group run one after the other.", "nightly")] = None
+    cancel_in_progress: Annotated[bool, later("Whether a newer job of the group stops the older.", True)] = (
+        False
+    )
+
+
+class Metrics(Section):
+    primary: Annotated[Text | None, now("The metric that jobs are compared by.", "val_accuracy")] = None
+    mode: Annotated[
+        Literal["min", "max"],
+        now("Whether less or more of `primary` is better; say it when you set `primary`.", "max"),
+    ] = "min"
+    patterns: Annotated[
+        dict[Text, Pattern],
+        now(
+            "Metrics to read from the output: name, and regular expression whose first group is the number.",
+            {"loss": "loss=([0-9.]+)"},
+        ),
+    ] = {}
+
+
+class Gate(Section):
+    metric: Annotated[Text, later("The metric that is looked at.", "val_accuracy")]
+    min: Annotated[float | None, later("The least that passes.", 0.95)] = None
+    max: Annotated[float | None, later("The most that passes.", 0.1)] = None
+
+
+class Artifacts(Section):
+    paths: Annotated[
+        list[Glob],
+        now(
+            "Files to keep besides TRAINFORGE_OUTPUT_DIR, as globs below the working directory.",
+            ["outputs/**"],
+        ),
+    ] = ["outputs/**"]
+    max_size: Annotated[
+        Size, now("Larger files leave their size and digest instead of themselves.", "100Mi")
+    ] = 100 * 2**20
+    store: Annotated[Text | None, later("Where larger files go.", "s3://bucket/models")] = None
+
+
+class Results(Section):
+    branch: Annotated[Branch, now("The branch that results are committed to.", "results")] = RESULTS_BRANCH
+
+
+class Notify(Section):
+    to: Annotated[Text, later("Whom to tell: an e-mail address or a URL.", "team@example.org")]
+    on: Annotated[
+        list[Literal["completed", "failed", "cancelled"]], later("The endings to tell of.", ["failed"])
+    ] = ["completed", "failed"]
+
+
+class Push(Section):
+    branches: Annotated[
+        list[Text], now("Globs of the branches whose pushes start jobs; `!` before one excludes.", ["main"])
+    ] = ["**"]
+    paths: Annotated[
+        list[Text],
+        now("Globs of files whose change starts a job as the manifest's own change does.", ["src/**"]),
+    ] = []
+    tags: Annotated[list[Text], now("Globs of the tags whose pushes start jobs.", ["v*"])] = []
+
+
+class Schedule(Section):
+    cron: Annotated[Cron, later("Minute, hour, day, month and weekday, in UTC.", "0 3 * * 1")]
+
+
+class On(Section):
+    push: Annotated[Push, now("Which pushes start jobs.")] = Push()
+    schedule: Annotated[list[Schedule], later("Times at which jobs start.", [{"cron": "0 3 * * 1"}])] = []
+    pull_request: Annotated[
+        Literal["off", "plan", "run"], later("What a pull request does: nothing, a plan, or a job.", "plan")
+    ] = "off"
+
+
+class Manifest(Section):
+    """One `trainforge.yaml`. Made by `manifest.parse_manifest` and `manifest.apply_overrides` alone."""
+
+    project: Annotated[Project, now("What this is.", {"name": "my-project"})]
+    training: Annotated[Training, now("What to run.", {"script": "train.py"})]
+    on: Annotated[On, now("What starts a job.")] = On()
+    resources: Annotated[Resources, now("What to run it on.")] = Resources()
+    distributed: Annotated[Distributed, now("How the processes work together.")] = Distributed()
+    environment: Annotated[Environment, now("What Python the training runs with.")] = Environment()
+    data: Annotated[Data | None, now("Data to fetch before the training.")] = None
+    strategy: Annotated[Strategy, later("Several jobs from one manifest.")] = Strategy()
+    checkpoint: Annotated[Checkpoint, now("Where a training can be taken up again.")] = Checkpoint()
+    retry: Annotated[Retry, now("When a job is tried again.")] = Retry()
+    timeout: Annotated[Timeout, now("How long things may take.")] = Timeout()
+    concurrency: Annotated[Concurrency, later("Which jobs may run side by side.")] = Concurrency()
+    metrics: Annotated[Metrics, now("What is measured.")] = Metrics()
+    gates: Annotated[
+        list[Gate], later("Conditions that a good result meets.", [{"metric": "acc", "min": 0.9}])
+    ] = []
+    artifacts: Annotated[Artifacts, now("Which files are kept.")] = Artifacts()
+    results: Annotated[Results, now("Where results go.")] = Results()
+    secrets: Annotated[
+        list[EnvName], later("Names of secrets that the training sees as variables.", ["HF_TOKEN"])
+    ] = []
+    notify: Annotated[list[Notify], later("Whom to tell of a job's end.", [{"to": "team@example.org"}])] = []
+    priority: Annotated[
+        Annotated[int, Field(ge=-100, le=100)], now("Jobs of higher priority are placed first.", 10)
+    ] = 0
+    seed: Annotated[
+        Annotated[int, Field(ge=0, lt=2**32)] | None, now("Given to the training as TRAINFORGE_SEED.", 42)
+    ] = None
+
+    def inactive(self) -> list[str]:
+        """The dotted keys that this manifest uses, and that are accepted but not yet in effect."""
+        found = list(_inactive(self, ""))
+        if self.environment.mode == "container":
+            found.append("environment.mode")
+        if self.data is not None and not self.data.url.startswith(("file:", "http:", "https:")):
+            found.append("data.url")
+        return sorted(found)
+
+
+def _inactive(section: Section, prefix: str) -> list[str]:
+    found = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if name not in section.model_fields_set or value == field.get_default(call_default_factory=False):
+            continue
+        if is_later(field):
+            found.append(prefix + name)
+        elif isinstance(value, Section):
+            found.extend(_inactive(value, f"{prefix}{name}."))
+    return found

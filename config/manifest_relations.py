@@ -1,0 +1,204 @@
+"""What the manifest's keys demand of each other, in words. Pure; each rule names the keys it is about."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from trainforge.config.document import Location
+from trainforge.config.manifest_models import (
+    Data,
+    Environment,
+    Gate,
+    Metrics,
+    Resources,
+    Results,
+    Section,
+    Strategy,
+    Training,
+)
+
+MAX_CELLS = 256
+_ENTRIES = ("script", "command", "module")
+_HIGHER_IS_BETTER = ("acc", "auc", "f1", "precision", "recall", "bleu", "rouge", "score", "iou", "map", "r2")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Keys that do not go together; not said when one of `about` is wrong by itself."""
+
+    place: Location
+    message: str
+    hint: str
+    about: tuple[Location, ...]
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True)
+class _Sections:
+    """Reads single sections of a manifest whose keys at `bad` (section, key) are wrong by themselves."""
+
+    raw: dict[str, Any]
+    bad: set[Location]
+
+    def read(self, name: str, model: type[SectionT]) -> Iterator[SectionT]:
+        value = self.raw.get(name) or {}
+        if (name,) in self.bad or not isinstance(value, dict):
+            return
+        kept = {key: item for key, item in value.items() if (name, key) not in self.bad}
+        with contextlib.suppress(ValidationError):
+            yield model.model_validate(kept)
+
+
+def faults(raw: dict[str, Any], bad: set[Location]) -> list[Fault]:
+    """All broken rules between the keys of `raw`, but for those at `bad`, which were reported already."""
+    found = [fault for fault in _all_faults(_Sections(raw, bad)) if not bad.intersection(fault.about)]
+    return [fault for fault in found if fault.place[:1] not in bad]
+
+
+def _all_faults(sections: _Sections) -> Iterator[Fault]:
+    for training in sections.read("training", Training) if "training" in sections.raw else ():
+        yield from _entry(training)
+        yield from _installation(training)
+        yield from _secrets(training, sections.raw.get("secrets"))
+        for resources in sections.read("resources", Resources):
+            yield from _launcher(training, resources)
+    for environment in sections.read("environment", Environment):
+        yield from _container(environment)
+    for metrics in sections.read("metrics", Metrics):
+        yield from _direction(metrics)
+    for strategy in sections.read("strategy", Strategy):
+        yield from _matrix(strategy)
+    for results in sections.read("results", Results):
+        yield from _results_branch(results)
+    for data in sections.read("data", Data):
+        yield from _data(data)
+    yield from _gates(sections.raw.get("gates"))
+
+
+def _entry(training: Training) -> Iterator[Fault]:
+    given = [name for name in _ENTRIES if getattr(training, name) is not None]
+    about = tuple(("training", name) for name in _ENTRIES)
+    if not given:
+        yield Fault(
+            ("training",),
+            "training: one of script, command or module is missing",
+            "add script: train.py",
+            about,
+        )
+    for extra in given[1:]:
+        message = f"training.{extra}: {given[0]} says already what to run"
+        yield Fault(("training", extra), message, "keep one of script, command and module", about)
+    if training.command is not None:
+        if training.args:
+            message = "training.args: a command takes no args"
+            yield Fault(
+                ("training", "args"), message, "write them into the command", (*about, ("training", "args"))
+            )
+        if "launcher" in training.model_fields_set and training.launcher != "none":
+            message = f"training.launcher: a command starts its own processes, got {training.launcher!r}"
+            yield Fault(
+                ("training", "launcher"), message, "leave it away", (*about, ("training", "launcher"))
+            )
+    elif training.launcher == "none":
+        message = "training.launcher: none goes with training.command only"
+        yield Fault(("training", "launcher"), message, "try launcher: python", about)
+
+
+def _installation(training: Training) -> Iterator[Fault]:
+    if training.requirements is not None and training.lockfile is not None:
+        about = (("training", "requirements"), ("training", "lockfile"))
+        message = "training.lockfile: training.requirements says already what to install"
+        yield Fault(("training", "lockfile"), message, "keep one of the two", about)
+
+
+def _launcher(training: Training, resources: Resources) -> Iterator[Fault]:
+    if training.launcher != "python" or training.command is not None:
+        return
+    about: tuple[Location, ...] = (
+        ("training", "launcher"),
+        ("resources", "nodes"),
+        ("resources", "processes_per_node"),
+    )
+    hint = "try launcher: accelerate"
+    if resources.nodes.max > 1:
+        message = f"training.launcher: python starts one process, but resources.nodes is {resources.nodes}"
+        yield Fault(("training", "launcher"), message, hint, about)
+    if (resources.processes_per_node or 1) > 1:
+        wanted = resources.processes_per_node
+        message = (
+            f"training.launcher: python starts one process, but resources.processes_per_node is {wanted}"
+        )
+        yield Fault(("training", "launcher"), message, hint, about)
+
+
+def _secrets(training: Training, secrets: Any) -> Iterator[Fault]:
+    for index, name in enumerate(secrets if isinstance(secrets, list) else []):
+        if isinstance(name, str) and name in training.env:
+            message = f"secrets[{index}]: {name} stands in training.env as well"
+            yield Fault(("secrets", index), message, "keep it here only", (("training", "env"),))
+
+
+def _container(environment: Environment) -> Iterator[Fault]:
+    about = (("environment", "mode"), ("environment", "image"), ("environment", "dockerfile"))
+    if environment.image is not None and environment.dockerfile is not None:
+        message = "environment.dockerfile: environment.image says already which image"
+        yield Fault(("environment", "dockerfile"), message, "keep one of the two", about)
+    if environment.mode in {"inherit", "isolated"}:
+        for key in ("image", "dockerfile", "volumes"):
+            if getattr(environment, key):
+                message = f"environment.{key}: the mode {environment.mode} uses no container"
+                yield Fault(
+                    ("environment", key), message, "try mode: container", (*about, ("environment", key))
+                )
+
+
+def _direction(metrics: Metrics) -> Iterator[Fault]:
+    if metrics.primary is not None and "mode" not in metrics.model_fields_set:
+        better = "max" if any(part in metrics.primary.lower() for part in _HIGHER_IS_BETTER) else "min"
+        message = f"metrics.mode: missing, and only you know whether more or less {metrics.primary} is better"
+        about = (("metrics", "mode"), ("metrics", "primary"))
+        yield Fault(("metrics",), message, f"try mode: {better}", about)
+
+
+def _matrix(strategy: Strategy) -> Iterator[Fault]:
+    cells = math.prod(len(values) for values in strategy.matrix.values()) + len(strategy.include)
+    if cells > MAX_CELLS:
+        about = (("strategy", "matrix"), ("strategy", "include"))
+        message = f"strategy.matrix: makes {cells} jobs, the most is {MAX_CELLS}"
+        yield Fault(("strategy", "matrix"), message, "leave values out", about)
+
+
+def _results_branch(results: Results) -> Iterator[Fault]:
+    if results.branch in {"main", "master", "HEAD", "trainforge-executors"}:
+        message = f"results.branch: {results.branch} is not a branch for results"
+        place = ("results", "branch")
+        yield Fault(place, message, "try branch: trainforge-results", (place,))
+
+
+def _data(data: Data) -> Iterator[Fault]:
+    if data.url.startswith("http:") and data.sha256 is None:
+        message = "data.sha256: missing, and plain http can be changed on the way"
+        about = (("data", "url"), ("data", "sha256"))
+        yield Fault(("data", "url"), message, "add sha256, or use https", about)
+
+
+def _gates(gates: Any) -> Iterator[Fault]:
+    for index, raw in enumerate(gates if isinstance(gates, list) else []):
+        try:
+            gate = Gate.model_validate(raw)
+        except ValidationError:
+            continue
+        here: Location = ("gates", index)
+        if gate.min is None and gate.max is None:
+            yield Fault(here, f"gates[{index}]: one of min or max is missing", "add min: 0.9", ())
+        elif gate.min is not None and gate.max is not None and gate.min > gate.max:
+            message = f"gates[{index}].min: {gate.min} is above max, {gate.max}"
+            yield Fault((*here, "min"), message, "exchange the two", ())
