@@ -34,7 +34,8 @@ def orders_key(executor: str) -> str:
 class Listener:
     """One waiter; remembers rings between its creation and its `wait`."""
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell) -> None:
+        self._bell = bell
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
 
@@ -45,18 +46,20 @@ class Listener:
             return
 
     async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109 - a time limit is an ordinary answer here
-        """Whether it rang within `timeout` seconds."""
+        """Whether it rang within `timeout` seconds; False at once when the bell is closed."""
+        if self._bell.closed:
+            return False
         try:
             async with asyncio.timeout(max(timeout, 0)):
                 await self._rung.wait()
         except TimeoutError:
             return False
         self._rung.clear()
-        return True
+        return not self._bell.closed
 
 
 class Bell:
-    """Rings by key, from any thread. After `close` everybody who waits, or comes to wait, is woken."""
+    """Rings by key, from any thread. After `close` nobody waits any more."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,12 +74,10 @@ class Bell:
 
     @contextmanager
     def listen(self, *keys: str) -> Iterator[Listener]:
-        listener = Listener()
+        listener = Listener(self)
         with self._lock:
             for key in keys:
                 self._listeners.setdefault(key, set()).add(listener)
-            if self.closed:
-                listener._wake()
         try:
             yield listener
         finally:

@@ -1,0 +1,110 @@
+"""Refusals as HTTP: problem documents (RFC 9457), and the caps on what a request may carry."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from trainforge.config.errors import ManifestError, MessageInvalid, NotFound, TooLarge, TrainForgeError
+
+log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+BODY_LIMIT = 1024 * 1024
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def problem(error: TrainForgeError) -> dict[str, Any]:
+    """The document that tells a client what was wrong, where, and what to do next."""
+    document: dict[str, Any] = {
+        "type": f"urn:trainforge:problem:{error.code}",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.message,
+        "code": error.code,
+        "hint": error.hint,
+    }
+    if error.place is not None:
+        document["place"] = str(error.place)
+    if isinstance(error, ManifestError):
+        document["problems"] = [
+            {"detail": one.message, "hint": one.hint, "place": str(one.place) if one.place else ""}
+            for one in error.problems
+        ]
+    return document
+
+
+def as_error(error: Exception) -> TrainForgeError:
+    """What a client may know of any exception; what is not expected is a bug, and only logged."""
+    if isinstance(error, TrainForgeError):
+        return error
+    if isinstance(error, HTTPException):
+        return _from_http(error)
+    log.error("a request failed unexpectedly", exc_info=error)
+    internal = TrainForgeError("TrainForge itself failed", hint="the sender's log has more", code="internal")
+    internal.status = 500
+    return internal
+
+
+def _from_http(error: HTTPException) -> TrainForgeError:
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return NotFound("there is nothing at this address", hint="`/api/jobs` is a good place to start")
+    phrase = HTTPStatus(error.status_code).phrase
+    refusal = TrainForgeError(error.detail or phrase, code=phrase.lower().replace(" ", "_"))
+    refusal.status = error.status_code
+    return refusal
+
+
+def problem_response(error: Exception) -> Response:
+    known = as_error(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if known.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="trainforge"'
+    if known.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        headers["Connection"] = "close"  # the rest of the body is not going to be read
+    return JSONResponse(problem(known), known.status, headers, MEDIA_TYPE)
+
+
+async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
+    """The raw body, never holding more than `limit` bytes of it.
+
+    Raises:
+        TooLarge: announced, or turned out, longer.
+    """
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise TooLarge(f"the request has {announced} bytes, more than the {limit} allowed")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"the request has more than the {limit} bytes allowed")
+    return bytes(body)
+
+
+async def read_model(request: Request, model: type[Model], limit: int = BODY_LIMIT) -> Model:
+    """The JSON body as `model`; an empty body counts as `{}`.
+
+    Raises:
+        MessageInvalid: not JSON, or not of this form.
+    """
+    body = await read_body(request, limit)
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MessageInvalid(f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+def dump(value: BaseModel | dict[str, Any]) -> Response:
+    """A JSON answer; nothing that is not a finite number passes as one."""
+    content = value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value, allow_nan=False)
+    return Response(content, media_type="application/json")
