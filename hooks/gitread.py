@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,21 +122,40 @@ class ObjectReader:
     def blob(self, blob: str, limit: int = MAX_BLOB) -> bytes:
         return self._read(validate_commit(blob), "blob", limit, blob)[1]
 
+    def size(self, blob: str) -> int:
+        return self._info(validate_commit(blob), "blob", blob)[1]
+
+    def stream(self, blob: str) -> Iterator[bytes]:
+        """A blob of any size in pieces; take them all before asking for anything else."""
+        _, left = self._info(validate_commit(blob), "blob", blob)
+        self._ask(f"contents {blob}")
+        while left:
+            chunk = self._stdout.read(min(left, 1 << 20))
+            if not chunk:
+                raise GitError(f"git stopped while {blob} was read")
+            left -= len(chunk)
+            yield chunk
+        self._stdout.read(1)
+
     def commit(self, commit: str) -> CommitInfo:
         """A commit's own words; messages over 1 MiB count as missing."""
         return _parse_commit(commit, self._read(validate_commit(commit), "commit", 1 << 20, commit)[1])
 
     def _read(self, name: str, kind: str, limit: int, shown: str) -> tuple[str, bytes]:
+        oid, size = self._info(name, kind, shown)
+        if size > limit:
+            raise TooLarge(f"{sanitise(shown, 200)} has {size} bytes; at most {limit} are read")
+        self._ask(f"contents {oid}")
+        content = self._stdout.read(size + 1)
+        if len(content) != size + 1:
+            raise GitError(f"git stopped while {sanitise(shown, 200)} was read")
+        return oid, content[:-1]
+
+    def _info(self, name: str, kind: str, shown: str) -> tuple[str, int]:
         header = self._ask(f"info {name}").split(" ")
         if len(header) != 3 or header[1] != kind:
-            raise GitNotFound(f"there is no {kind} {sanitise(shown, 200)} at this commit")
-        if int(header[2]) > limit:
-            raise TooLarge(f"{sanitise(shown, 200)} has {header[2]} bytes; at most {limit} are read")
-        self._ask(f"contents {header[0]}")
-        content = self._stdout.read(int(header[2]) + 1)
-        if len(content) != int(header[2]) + 1:
-            raise GitError(f"git stopped while {sanitise(shown, 200)} was read")
-        return header[0], content[:-1]
+            raise GitNotFound(f"there is no {kind} {sanitise(shown, 200)} here")
+        return header[0], int(header[2])
 
     def _ask(self, line: str) -> str:
         try:

@@ -15,7 +15,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -235,22 +235,62 @@ def run(
     return stdout
 
 
+def feed(
+    args: list[str],
+    chunks: Iterable[bytes],
+    *,
+    git_dir: Path,
+    env: Mapping[str, str] | None = None,
+    config: Mapping[str, str] | None = None,
+    timeout: float = NETWORK_TIMEOUT_S,
+) -> bytes:
+    """Run git on input of any size, read as git takes it; its output must be small."""
+    check_version()
+    environment = git_environment(env, config=config)
+    with _process([f"--git-dir={git_dir}", *args], None, environment, feed=True) as process:
+        with _alarm(process, timeout) as rang:
+            if process.stdin is not None:
+                with contextlib.suppress(BrokenPipeError):  # git's own words about it follow
+                    for chunk in chunks:
+                        process.stdin.write(chunk)
+            stdout, stderr = process.communicate()
+        if rang.is_set():
+            raise GitTimeout(f"git {_verb(args)} took longer than {timeout:g} s", command=_command(args))
+        if process.returncode != 0:
+            raise _failure(args, process.returncode, stdout, stderr, None, None)
+    return stdout
+
+
 @contextlib.contextmanager
 def interactive(
     args: list[str], *, git_dir: Path, env: Mapping[str, str] | None = None, timeout: float = LOCAL_TIMEOUT_S
 ) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """The stdin and stdout of a git process to converse with; ended, whatever it does, at the time limit."""
     check_version()
-    with _process([f"--git-dir={git_dir}", *args], None, git_environment(env), feed=True) as process:
-        alarm = threading.Timer(timeout, _end, [process])
-        alarm.daemon = True
-        alarm.start()
-        try:
-            if process.stdin is None or process.stdout is None:
-                raise GitError("git was started without pipes")
-            yield process.stdin, process.stdout
-        finally:
-            alarm.cancel()
+    with (
+        _process([f"--git-dir={git_dir}", *args], None, git_environment(env), feed=True) as process,
+        _alarm(process, timeout),
+    ):
+        if process.stdin is None or process.stdout is None:
+            raise GitError("git was started without pipes")
+        yield process.stdin, process.stdout
+
+
+@contextlib.contextmanager
+def _alarm(process: subprocess.Popen[bytes], timeout: float) -> Iterator[threading.Event]:
+    rang = threading.Event()
+
+    def ring() -> None:
+        rang.set()
+        _end(process)
+
+    timer = threading.Timer(timeout, ring)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield rang
+    finally:
+        timer.cancel()
 
 
 @functools.cache

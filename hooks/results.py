@@ -1,0 +1,236 @@
+"""Writing and reading the results branch of a remote: compare-and-swap, one result per job for ever.
+
+A result is added on top of the branch's tip and pushed without force. Whoever loses the race fetches,
+renders the shared files again on what the winner pushed, and tries again; and whoever finds
+`<folder>/result.json` on the tip is too late and changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainforge.config.errors import Conflict
+from trainforge.config.messages import GitCredential
+from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
+from trainforge.hooks.gitread import ObjectReader
+from trainforge.hooks.gitrun import GitBlocked, GitNotFound, GitRejected, run
+from trainforge.hooks.result_mirror import (
+    ResultMirror,
+    Staging,
+    TreeFile,
+    total_size,
+)
+
+MAX_TRIES = 20
+MAX_SHARED_FILE = 16 * 1024 * 1024
+MAX_RECORD = 16 * 1024 * 1024
+MAX_RESULT = 64 * 1024**3
+RECORD = "result.json"
+
+Read = Callable[[str], bytes | None]
+Shared = Callable[[Read], Mapping[str, bytes]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """`commit` holds the result; `already` if somebody had written one before, which then stands."""
+
+    commit: str
+    already: bool
+    tries: int = 1
+
+
+def write_result(  # noqa: PLR0917
+    mirror: Path,
+    url: str,
+    branch: str,
+    folder: str,
+    files: Mapping[str, bytes | Path],
+    shared: Shared | None = None,
+    *,
+    message: str,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+    before_push: Callable[[], None] | None = None,
+) -> Written:
+    """Commit `files` (paths below `folder`, `result.json` among them) to the remote's branch.
+
+    `shared` renders files outside the folder from what lies on the tip; it runs again at every try.
+    `before_push` may raise to give up, right before each push (a lease that has ended).
+
+    Raises:
+        GitRejected: others were faster at every one of the tries. GitBlocked: the remote refuses it.
+        GitUnreachable, GitAuthFailed, GitNotFound: as git says.
+    """
+    if RECORD not in files:
+        raise AddressRefused(f"a result without {RECORD} would never be seen as one")
+    remote = validate_url(url, allow_file=allow_file)
+    target = ResultMirror(mirror, remote, validate_branch(branch), credential)
+    paths = {validate_folder(f"{folder}/{name}"): content for name, content in files.items()}
+    incoming = mirror / "incoming"
+    incoming.mkdir(exist_ok=True)
+    _sweep(incoming)
+    aside = Path(tempfile.mkdtemp(dir=incoming))
+    try:
+        staging = Staging.create(mirror.resolve(), aside.resolve())
+        blobs = staging.store_blobs(paths)
+
+        def attempt(tip: str | None) -> str:
+            contents = shared(_reader(target, tip)) if shared else {}
+            commit = staging.make_commit(
+                tip, blobs, {validate_folder(p): c for p, c in contents.items()}, message
+            )
+            if before_push is not None:
+                before_push()
+            staging.push(target, commit)
+            staging.keep_trees()
+            target.remember_tip(commit)
+            return commit
+
+        return _swap(target, f"{folder}/{RECORD}", attempt)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(target: ResultMirror, record: str, attempt: Callable[[str | None], str]) -> Written:
+    tip = target.known_tip()
+    guessed = tip is not None  # the remote has not been asked; how it takes the push tells whether it moved
+    for number in range(1, MAX_TRIES + 1):
+        if not guessed:
+            tip = target.fetch_tip()
+        if tip is not None and target.files(tip, record):
+            if not guessed:
+                return Written(tip, already=True, tries=number)
+            guessed = False  # seen here before; does the remote still have it?
+            continue
+        try:
+            return Written(attempt(tip), already=False, tries=number)
+        except (GitBlocked, GitRejected) as error:
+            if not guessed and isinstance(error, GitBlocked):
+                raise  # but of a guess, a branch that was deleted or rewritten may be what is refused
+            if not guessed:
+                time.sleep(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - jitter
+            guessed = False
+    raise GitRejected(
+        f"{target.branch} moved at each of {MAX_TRIES} tries to add {record}", hint="it is tried again later"
+    )
+
+
+def find_result(
+    mirror: Path,
+    url: str,
+    branch: str,
+    folder: str,
+    *,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> tuple[str, bytes] | None:
+    """`(commit, result.json)` as the remote has them now, or None."""
+    target = ResultMirror(
+        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
+    )
+    tip = target.fetch_tip()
+    data = target.read(tip, f"{folder}/{RECORD}", MAX_RECORD) if tip else None
+    return (tip, data) if tip and data is not None else None
+
+
+def find_local_result(repo: Path, branch: str, folder: str) -> tuple[str, bytes] | None:
+    """The same in a repository on this disk, such as the built-in server's."""
+    name = f"refs/heads/{validate_branch(branch)}"
+    tip = run(["for-each-ref", "--format=%(objectname)", "--", name], git_dir=repo).decode().strip()
+    if not tip:
+        return None
+    with ObjectReader(repo) as reader:
+        try:
+            return tip, reader.file(tip, f"{folder}/{RECORD}", MAX_RECORD)[1]
+        except GitNotFound:
+            return None
+
+
+def read_result_files(
+    mirror: Path,
+    url: str,
+    branch: str,
+    folder: str,
+    destination: Path,
+    *,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+    limit: int = MAX_RESULT,
+) -> list[str]:
+    """Bring a result's folder home as `destination`, which must not exist; returns the paths in it.
+
+    Links and submodules that somebody put there are left out; nothing is written outside.
+
+    Raises:
+        GitNotFound: the branch has no such result. Conflict: `destination` exists.
+    """
+    target = ResultMirror(
+        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
+    )
+    tip = target.fetch_tip()
+    found = target.files(tip, folder) if tip else []
+    files = [file for file in found if file.mode.startswith("100") and _usable(file.path)]
+    if not any(file.path == f"{folder}/{RECORD}" for file in files):
+        raise GitNotFound(f"{branch} of {target.remote.text} has no result in {folder}")
+    target.bring(file.blob for file in files)
+    if destination.exists():
+        raise Conflict(f"{destination} is there already", hint="remove it, or name another folder")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    try:
+        with ObjectReader(mirror) as reader:
+            total_size(reader, files, limit)
+            for file in files:
+                _write(reader, file, aside / file.path.removeprefix(f"{folder}/"))
+        aside.chmod(0o755)
+        aside.rename(destination)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return [file.path.removeprefix(f"{folder}/") for file in files]
+
+
+def _write(reader: ObjectReader, file: TreeFile, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(descriptor, "wb") as out:
+        for chunk in reader.stream(file.blob):
+            out.write(chunk)
+
+
+def _usable(path: str) -> bool:
+    try:
+        validate_folder(path)
+    except AddressRefused:
+        return False
+    return True
+
+
+def _reader(target: ResultMirror, tip: str | None) -> Read:
+    """Reads files of the tip; the first read brings the usual ones along, so that one fetch does."""
+    if tip is None:
+        return lambda path: None
+    index: dict[str, TreeFile] = {}
+
+    def read(path: str) -> bytes | None:
+        if not index:
+            months = target.files(tip, "index")[-3:]
+            index.update((file.path, file) for file in months)
+            target.bring(file.blob for file in months)
+        return target.read(tip, path, MAX_SHARED_FILE)
+
+    return read
+
+
+def _sweep(incoming: Path) -> None:
+    """Remove what publishers that were killed left behind a day ago."""
+    for left in incoming.iterdir():
+        if time.time() - left.stat().st_mtime > 86_400:
+            shutil.rmtree(left, ignore_errors=True)
