@@ -1,0 +1,96 @@
+"""The engine below the store: SQLite with the right pragmas, PostgreSQL by URL, one writer at a time.
+
+A write transaction of SQLite starts with `BEGIN IMMEDIATE` and waits its turn in this process on a plain
+lock, so that nothing ever polls for the file's lock; `synchronous=FULL` makes a commit durable.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from trainforge.config.errors import SettingsError
+
+T = TypeVar("T")
+BUSY_MS = 15_000
+
+
+def database_url(url: str, data_dir: Path) -> str:
+    """The configured URL with its driver named, or the SQLite file in the data directory."""
+    if not url:
+        return f"sqlite:///{data_dir / 'trainforge.db'}"
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql+psycopg://" + url.removeprefix(prefix)
+    if url.startswith(("postgresql+psycopg://", "sqlite:///")):
+        return url
+    raise SettingsError(
+        "database_url names a database that is not supported", hint="use postgresql://… or leave it empty"
+    )
+
+
+def make_engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return sa.create_engine(url, pool_pre_ping=True, pool_size=10, isolation_level="READ COMMITTED")
+    engine = sa.create_engine(url, pool_size=10, connect_args={"check_same_thread": False, "timeout": 15})
+    sa.event.listen(engine, "connect", _configure_sqlite)
+    sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # transactions begin where `_begin_sqlite` says, not at pysqlite's whim
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_MS}", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get("trainforge_read_only", False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """Transactions, and what the two dialects spell differently."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = make_engine(url)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = threading.Lock()
+        self._read_options: dict[str, Any] = (
+            {"trainforge_read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        )
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One read-write transaction, committed at the end and rolled back on an exception."""
+        with self._writer if self.is_sqlite else nullcontext(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent read; sees the newest committed state, never blocks a writer."""
+        engine = self.engine.execution_options(**self._read_options)
+        with engine.begin() as connection:
+            yield connection
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def in_write(self, work: Callable[[Connection], T]) -> T:
+        with self.write() as connection:
+            return work(connection)

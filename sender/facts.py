@@ -1,0 +1,105 @@
+"""What is known of one job at one moment: the input of the life cycle, built by the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trainforge.config.messages import Ended, Finished, JobState, Outcome, Published, Reached, Ready
+from trainforge.config.reasons import REASONS
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node of the newest attempt. `ordered`, `accepted` and `closed` hold kinds of orders."""
+
+    rank: int
+    executor: str
+    name: str
+    created: float
+    lease_until: float
+    revoked: bool = False
+    ordered: frozenset[str] = frozenset()
+    accepted: frozenset[str] = frozenset()
+    refused: dict[str, str] = field(default_factory=dict)
+    heard: bool = False  # something of its journal has arrived
+    ready: Ready | None = None
+    reached: Reached | None = None
+    begun: bool = False
+    ended: Ended | None = None
+    ended_at: float | None = None
+    publish_waiting: str = ""
+    published: Published | None = None
+    finished: Finished | None = None
+
+    @property
+    def taken(self) -> bool:
+        return self.heard or "run" in self.accepted
+
+
+@dataclass(frozen=True)
+class AttemptFacts:
+    """`code` and `reason`: a failure that no node's own end tells, such as an executor that was lost."""
+
+    number: int
+    state: str
+    created: float
+    nodes: tuple[NodeFacts, ...]
+    code: str = ""
+    reason: str = ""
+
+    @property
+    def live(self) -> bool:
+        return self.state in {"offered", "accepted", "running"}
+
+
+@dataclass(frozen=True)
+class Stop:
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A result that was seen on the remote."""
+
+    outcome: Outcome
+    commit: str
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What settings and manifest say about waiting and trying again."""
+
+    lost_after: float = 600.0
+    offer_timeout: float = 90.0
+    grace_s: float = 30.0
+    queue_timeout: float | None = None
+    retry_max: int = 1
+    retry_on: frozenset[str] = frozenset({"lost"})
+
+    def may_retry(self, code: str, tried: int) -> bool:
+        known = REASONS.get(code)
+        return (
+            known is not None and known.kind == "retry" and code in self.retry_on and tried < self.retry_max
+        )
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """`tried` counts earlier attempts that failed or were lost; `manifest_problem` the first fault."""
+
+    id: str
+    state: JobState
+    version: int
+    created: float
+    manifest_problem: str = ""
+    stop: Stop | None = None
+    ending: Outcome | None = None
+    code: str = ""
+    reason: str = ""
+    attempt: AttemptFacts | None = None
+    tried: int = 0
+    publish_blocked: str | None = None
+    result: Result | None = None

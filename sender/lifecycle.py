@@ -1,0 +1,338 @@
+"""The life of a job, pure: from what is known now to what is to be done next.
+
+`next_steps` looks at facts, never at events, so it does not matter which message came when, twice or
+after a restart: the same facts give the same steps, and a step whose effect is already a fact is not
+given again. The reconciler applies the steps and asks once more until there are none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trainforge.config.messages import (
+    OUTCOMES,
+    ForgetOrder,
+    JobState,
+    LaunchOrder,
+    Outcome,
+    ProbeOrder,
+    PublishOrder,
+    StopOrder,
+)
+from trainforge.config.reasons import REASONS
+from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Policy
+
+_ENDINGS: tuple[JobState, ...] = ("completed", "failed", "cancelled")
+
+# Forward by its own steps; to an ending from anywhere, because a result on the remote is the last word,
+# also when this database has forgotten how it came about. Nothing leads out of an ending.
+LEGAL: dict[JobState, frozenset[JobState]] = {
+    "pending": frozenset({"planning", *_ENDINGS}),
+    "planning": frozenset({"dispatching", *_ENDINGS}),
+    "dispatching": frozenset({"running", *_ENDINGS}),
+    "running": frozenset({"dispatching", *_ENDINGS}),
+    "completed": frozenset(),
+    "failed": frozenset(),
+    "cancelled": frozenset(),
+}
+
+
+# The code of an attempt whose offer was not taken in time: it is planned anew and costs no retry.
+OFFER_EXPIRED = "offer_expired"
+
+
+def is_legal(old: JobState, new: JobState) -> bool:
+    return new in LEGAL[old]
+
+
+# --- steps ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SetState:
+    state: JobState
+
+
+@dataclass(frozen=True)
+class Place:
+    """Plan the job over the executors there are, and offer it to them."""
+
+
+@dataclass(frozen=True)
+class Give:
+    """Put an order into a node's outbox."""
+
+    rank: int
+    body: ProbeOrder | LaunchOrder | StopOrder | PublishOrder | ForgetOrder
+
+
+@dataclass(frozen=True)
+class MarkAttempt:
+    """Move the newest attempt; a state that is not live closes it and withdraws what was not accepted."""
+
+    state: str
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Note on the newest attempt why it cannot succeed, so that it stays true whatever is heard later."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decide:
+    """How the job ends; it becomes true when its result is on the remote."""
+
+    outcome: Outcome
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class PublishHere:
+    """Have the sender itself commit the result."""
+
+
+@dataclass(frozen=True)
+class LookAtRemote:
+    """An executor says it has published: see whether that is so."""
+
+    commit: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """The remote refuses the result for good."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    state: Outcome
+    code: str = ""
+    reason: str = ""
+
+
+Step = SetState | Place | Give | MarkAttempt | Blame | Decide | PublishHere | LookAtRemote | Block | Finish
+
+
+# --- the decision ---------------------------------------------------------------------------------------
+
+
+def next_steps(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa: PLR0911 - a table of cases
+    if job.state in OUTCOMES:
+        return []
+    if job.result is not None:
+        seen = job.result
+        return [*_forget(job, seen.outcome), Finish(seen.outcome, seen.code, seen.reason)]
+    if job.publish_blocked is not None:
+        return [*_forget(job, "failed"), Finish("failed", "publish_blocked", job.publish_blocked)]
+    if job.ending is not None:
+        return _publish(job, policy, now)
+    if job.stop is not None:
+        return _stop(job, policy, now)
+    if job.state == "pending":
+        return [SetState("planning")]
+    if job.manifest_problem:
+        return [Decide("failed", "manifest_invalid", job.manifest_problem)]
+    if job.attempt is None or not job.attempt.live:
+        return _place(job, policy, now)
+    return _drive(job, job.attempt, policy, now)
+
+
+def _place(job: JobFacts, policy: Policy, now: float) -> list[Step]:
+    waited = now - job.created
+    if job.tried == 0 and policy.queue_timeout is not None and waited > policy.queue_timeout:
+        return [Decide("failed", "timeout_queue", f"no executors fitted within {policy.queue_timeout:.0f} s")]
+    return [Place()]
+
+
+def _stop(job: JobFacts, policy: Policy, now: float) -> list[Step]:
+    """Stopping wins over everything but training that has already ended well on all nodes."""
+    assert job.stop is not None  # noqa: S101 - the caller has looked
+    decision = Decide("cancelled", job.stop.code or "stopped", job.stop.reason)
+    attempt = job.attempt
+    if attempt is None or not attempt.live:
+        return [decision]
+    if all(node.ended is not None and not node.ended.code for node in attempt.nodes):
+        return [Decide("completed")]
+    # Past its lease an executor may not publish any more: no need to wait until it counts as lost.
+    left = [
+        node for node in attempt.nodes if _training(node) and now <= node.lease_until and not node.revoked
+    ]
+    if left:
+        return _stop_orders(left, job.stop.code or "stopped", job.stop.reason, policy)
+    return [decision]
+
+
+def _drive(job: JobFacts, attempt: AttemptFacts, policy: Policy, now: float) -> list[Step]:
+    failures = {
+        node.rank: failure for node in attempt.nodes if (failure := _failure(node, policy, now)) is not None
+    }
+    if not attempt.code:
+        for node in attempt.nodes:
+            if node.rank in failures and node.ended is None:
+                return [Blame(*failures[node.rank])]
+    if attempt.code or failures:
+        return _unwind(job, attempt, failures, policy)
+    steps = _progress(job, attempt)
+    if all(node.ended is not None for node in attempt.nodes):
+        return [*steps, Decide("completed")]
+    return steps + _barrier(attempt)
+
+
+def _progress(job: JobFacts, attempt: AttemptFacts) -> list[Step]:
+    """Moves job and attempt along as nodes take the offer and start to train."""
+    steps: list[Step] = []
+    if job.state == "dispatching" and any(node.taken for node in attempt.nodes):
+        steps.append(SetState("running"))
+    if attempt.state == "offered" and all(node.taken for node in attempt.nodes):
+        steps.append(MarkAttempt("accepted"))
+    if attempt.state == "accepted" and any(node.begun for node in attempt.nodes):
+        steps.append(MarkAttempt("running"))
+    return steps
+
+
+def _barrier(attempt: AttemptFacts) -> list[Step]:
+    """Probe when all are ready, launch when all have reached rank 0 at one of its addresses."""
+    first, *others = attempt.nodes
+    if not others or first.ready is None or any(node.ready is None for node in others):
+        return []
+    probe = ProbeOrder(addresses=first.ready.addresses, port=first.ready.port, nonce=first.ready.nonce)
+    steps: list[Step] = [Give(node.rank, probe) for node in others if "probe" not in node.ordered]
+    if any(node.reached is None for node in others):
+        return steps
+    common = [
+        address
+        for address in first.ready.addresses
+        if all(node.reached is not None and address in node.reached.reached for node in others)
+    ]
+    if not common:
+        return [Blame("rendezvous_unreachable", _unreachable(first, others))]
+    launch = LaunchOrder(master_address=common[0], master_port=first.ready.port)
+    return steps + [Give(node.rank, launch) for node in attempt.nodes if "launch" not in node.ordered]
+
+
+def _unreachable(first: NodeFacts, others: list[NodeFacts]) -> str:
+    """Which machine could not reach which address, and what it saw."""
+    parts = []
+    for node in others:
+        if node.reached is None or node.reached.reached:
+            continue
+        failures = ", ".join(f"{address}: {why}" for address, why in sorted(node.reached.failures.items()))
+        parts.append(f"{node.name} cannot reach {first.name} ({failures or 'no address was offered'})")
+    return "; ".join(parts) or f"no address of {first.name} is reached by all other nodes"
+
+
+# --- failing --------------------------------------------------------------------------------------------
+
+
+def _failure(node: NodeFacts, policy: Policy, now: float) -> tuple[str, str] | None:  # noqa: PLR0911
+    """Why this node cannot go on, as code and reason; None while it can."""
+    if node.ended is not None:
+        return (node.ended.code, node.ended.reason) if node.ended.code else None
+    if node.finished is not None and node.finished.state == "failed":
+        return node.finished.code or "internal", f"{node.name}: {node.finished.reason}"
+    for kind, code in (("run", "policy_refused"), ("probe", "internal"), ("launch", "internal")):
+        if kind in node.refused:
+            return code, f"{node.name}: {node.refused[kind]}"
+    if node.revoked:
+        return "lost", f"{node.name} was removed from this sender"
+    if not node.taken:
+        late = now > node.created + policy.offer_timeout
+        return (OFFER_EXPIRED, f"{node.name} did not take the offer") if late else None
+    if now > node.lease_until + policy.lost_after:
+        return "lost", f"{node.name} was not heard of any more"
+    return None
+
+
+def _training(node: NodeFacts) -> bool:
+    return node.taken and node.ended is None and node.finished is None
+
+
+def _unwind(
+    job: JobFacts, attempt: AttemptFacts, failures: dict[int, tuple[str, str]], policy: Policy
+) -> list[Step]:
+    """Stop the others, wait for their ends, then try again or decide the job's end."""
+    code, reason, stop_code, stop_reason = _cause(attempt, failures)
+    alive = [node for node in attempt.nodes if _training(node) and node.rank not in failures]
+    if alive:
+        return _stop_orders(alive, stop_code, stop_reason, policy)
+    again: list[Step] = [SetState("dispatching")] if job.state == "running" else []
+    if code == OFFER_EXPIRED:
+        return [*_give_up(attempt), MarkAttempt("superseded", "", reason), *again]
+    if policy.may_retry(code, job.tried):
+        state = "lost" if code == "lost" else "failed"
+        return [*_give_up(attempt), MarkAttempt(state, code, reason), *again]
+    meaning = REASONS[code].meaning if code in REASONS else code
+    return [Decide("failed", code, reason or meaning)]
+
+
+def _cause(attempt: AttemptFacts, failures: dict[int, tuple[str, str]]) -> tuple[str, str, str, str]:
+    """Code and reason of the failure, and what to tell the other nodes when stopping them.
+
+    What an attempt was given up for stands. Else it is the earliest end that is not itself a
+    consequence of another node's.
+    """
+    if attempt.code:
+        told = "rendezvous_unreachable" if attempt.code == "rendezvous_unreachable" else "peer_failed"
+        return attempt.code, attempt.reason, told, attempt.reason
+
+    def order(node: NodeFacts) -> tuple[bool, float, int]:
+        ended = node.ended_at if node.ended_at is not None else float("inf")
+        return failures[node.rank][0] in {"peer_failed", "stopped"}, ended, node.rank
+
+    first = min((node for node in attempt.nodes if node.rank in failures), key=order)
+    code, reason = failures[first.rank]
+    return code, reason, "peer_failed", f"rank {first.rank} ({first.name}) failed first: {code}"
+
+
+def _stop_orders(nodes: list[NodeFacts], code: str, reason: str, policy: Policy) -> list[Step]:
+    body = StopOrder(code=code, reason=reason, grace_s=policy.grace_s)
+    return [Give(node.rank, body) for node in nodes if "stop" not in node.ordered]
+
+
+def _give_up(attempt: AttemptFacts) -> list[Step]:
+    return [
+        Give(node.rank, ForgetOrder())
+        for node in attempt.nodes
+        if node.taken and "forget" not in node.ordered
+    ]
+
+
+# --- publishing -----------------------------------------------------------------------------------------
+
+
+def _publish(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa: PLR0911
+    """Rank 0 commits the result while it lives; the sender when it cannot."""
+    assert job.ending is not None  # noqa: S101 - the caller has looked
+    attempt = job.attempt
+    if attempt is None or not attempt.live:
+        return [PublishHere()]
+    first = attempt.nodes[0]
+    if first.published is not None:
+        return [LookAtRemote(first.published.commit)]
+    if first.finished is not None and first.finished.state == "failed":
+        if first.finished.code == "publish_blocked":
+            return [Block(first.finished.reason)]
+        return [PublishHere()]
+    gone = first.ended is None or first.revoked or now > first.lease_until + policy.lost_after
+    if gone or "publish" in first.refused:
+        return [PublishHere()]
+    if "publish" in first.ordered:
+        return []
+    return [Give(0, PublishOrder(outcome=job.ending, code=job.code, reason=job.reason))]
+
+
+def _forget(job: JobFacts, outcome: Outcome) -> list[Step]:
+    """Lets the newest attempt's nodes clean up, and closes it."""
+    attempt = job.attempt
+    if attempt is None or not attempt.live:
+        return []
+    state = {"completed": "succeeded", "cancelled": "cancelled"}.get(outcome, "failed")
+    return [*_give_up(attempt), MarkAttempt(state, job.code, job.reason)]

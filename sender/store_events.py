@@ -1,0 +1,202 @@
+"""Repositories, what was pushed to them, and the jobs that came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from trainforge.config.errors import Conflict, NotFound
+from trainforge.config.result import result_path
+from trainforge.sender import schema as s
+from trainforge.sender.database import Database
+
+Decision = Literal["job", "ignored", "refused"]
+
+
+@dataclass(frozen=True)
+class Repo:
+    id: str
+    name: str
+    url: str
+    kind: str
+    primed: bool = False
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    source: str
+    repository_id: str
+    repository: str
+    decision: Decision
+    reason: str = ""
+    ref: str = ""
+    old: str = ""
+    new: str = ""
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """A job to make; `problems` says why its manifest cannot be used, and is usually empty."""
+
+    id: str
+    repository_id: str
+    commit: str
+    manifest_path: str
+    manifest_blob: str
+    source: str
+    ref: str = ""
+    subject: str = ""
+    author: str = ""
+    manifest_text: str = ""
+    project: str = ""
+    result_branch: str = ""
+    priority: int = 0
+    nodes: int = 1
+    rerun: str = ""
+    rerun_of: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    executors: tuple[str, ...] = ()
+    problems: tuple[Mapping[str, Any], ...] = ()
+
+
+class EventStore(Database):
+    # --- repositories -----------------------------------------------------------------------------------
+
+    def add_repository(self, repo: Repo, now: float) -> Repo:
+        """Watch a repository; doing it twice changes nothing.
+
+        Raises:
+            Conflict: the name belongs to another repository.
+        """
+        with self.write() as c:
+            row = self._repository(c, s.repositories.c.id == repo.id)
+            if row is None:
+                if self._repository(c, s.repositories.c.name == repo.name) is not None:
+                    raise Conflict(
+                        f"another repository is called {repo.name}", hint="give this one another name"
+                    )
+                c.execute(sa.insert(s.repositories).values(**asdict(repo), created=now))
+                return repo
+            return row
+
+    def repository(self, name_or_id: str) -> Repo:
+        with self.read() as c:
+            row = self._repository(
+                c, sa.or_(s.repositories.c.id == name_or_id, s.repositories.c.name == name_or_id)
+            )
+        if row is None:
+            raise NotFound(f"no repository {name_or_id} is known here", hint="push to it, or add it first")
+        return row
+
+    def repositories(self) -> list[Repo]:
+        with self.read() as c:
+            return [_repo(row) for row in c.execute(sa.select(s.repositories)).mappings()]
+
+    def note_check(self, repository_id: str, now: float, error: str = "") -> None:
+        """When the remote's heads were last asked for, and why that failed if it did."""
+        table = s.repositories
+        with self.write() as c:
+            c.execute(sa.update(table).where(table.c.id == repository_id).values(checked=now, error=error))
+
+    @staticmethod
+    def _repository(c: Connection, where: sa.ColumnElement[bool]) -> Repo | None:
+        row = c.execute(sa.select(s.repositories).where(where)).mappings().first()
+        return None if row is None else _repo(row)
+
+    # --- heads ------------------------------------------------------------------------------------------
+
+    def heads(self, repository_id: str) -> dict[str, str]:
+        """The commit of each ref that was handled last."""
+        table = s.heads
+        with self.read() as c:
+            rows = c.execute(
+                sa.select(table.c.ref, table.c.commit).where(table.c.repository_id == repository_id)
+            )
+            return {ref: commit for ref, commit in rows}
+
+    def prime(self, repository_id: str, heads: Mapping[str, str], event: NewEvent, now: float) -> None:
+        """Take the heads that existed before a remote was watched as handled."""
+        with self.write() as c:
+            for ref, commit in heads.items():
+                self._move_head(c, repository_id, ref, "", commit, now)
+            table = s.repositories
+            c.execute(sa.update(table).where(table.c.id == repository_id).values(primed=True))
+            self._add_event(c, event, [], now)
+
+    def _move_head(self, c: Connection, repository_id: str, ref: str, old: str, new: str, now: float) -> bool:
+        """Compare-and-swap: whether `ref` stood at `old` (empty: was not known) and now is at `new`."""
+        table = s.heads
+        here = sa.and_(table.c.repository_id == repository_id, table.c.ref == ref)
+        if not old:
+            added = c.execute(
+                self.insert(table)
+                .values(repository_id=repository_id, ref=ref, commit=new, updated=now)
+                .on_conflict_do_nothing()
+            )
+            return added.rowcount == 1
+        stood = sa.and_(here, table.c.commit == old)
+        if not new:
+            return c.execute(sa.delete(table).where(stood)).rowcount == 1
+        return c.execute(sa.update(table).where(stood).values(commit=new, updated=now)).rowcount == 1
+
+    # --- events and jobs --------------------------------------------------------------------------------
+
+    def record_push(self, event: NewEvent, jobs: list[NewJob], now: float) -> list[str] | None:
+        """Mark a head as handled, with the event and its jobs, at once; None if somebody else has."""
+        with self.write() as c:
+            if not self._move_head(c, event.repository_id, event.ref, event.old, event.new, now):
+                return None
+            self._add_event(c, event, jobs, now)
+            return [job.id for job in jobs]
+
+    def record_request(self, event: NewEvent, jobs: list[NewJob], now: float) -> list[str]:
+        """Jobs that were asked for without a push; those that exist already stay as they are."""
+        with self.write() as c:
+            self._add_event(c, event, jobs, now)
+        return [job.id for job in jobs]
+
+    def record_event(self, event: NewEvent, now: float) -> None:
+        with self.write() as c:
+            self._add_event(c, event, [], now)
+
+    def first_delivery(self, source: str, delivery: str, now: float) -> bool:
+        """Whether this delivery id is new; it is remembered."""
+        with self.write() as c:
+            row = self.insert(s.deliveries).values(source=source, delivery=delivery, time=now)
+            return c.execute(row.on_conflict_do_nothing()).rowcount == 1
+
+    def _add_event(self, c: Connection, event: NewEvent, jobs: list[NewJob], now: float) -> None:
+        values = {**asdict(event), "time": now, "jobs": [job.id for job in jobs]}
+        event_id = c.execute(sa.insert(s.events).values(values).returning(s.events.c.id)).scalar_one()
+        for job in jobs:
+            self._add_job(c, job, event_id, now)
+
+    def _add_job(self, c: Connection, job: NewJob, event_id: int, now: float) -> None:
+        values = {
+            **asdict(job),
+            "event_id": event_id,
+            "overrides": dict(job.overrides),
+            "executors": list(job.executors),
+            "problems": [dict(problem) for problem in job.problems],
+            "created": now,
+            "state": "pending",
+            "waiting": {},
+            "artifacts": [],
+            "metrics": {},
+            "result_path": result_path(job.id, now),
+            "cursor": 1,
+        }
+        added = c.execute(self.insert(s.jobs).values(values).on_conflict_do_nothing())
+        if added.rowcount == 1:
+            text = f"asked for by {job.source}"
+            c.execute(
+                sa.insert(s.timeline).values(job_id=job.id, cursor=1, time=now, kind="state", text=text)
+            )
+
+
+def _repo(row: RowMapping) -> Repo:
+    return Repo(row["id"], row["name"], row["url"], row["kind"], bool(row["primed"]))

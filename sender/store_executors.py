@@ -1,0 +1,231 @@
+"""Executors: joining, proofs, heartbeats, and the outbox of orders to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter
+from sqlalchemy.engine import Connection
+
+from trainforge.config.errors import Conflict, NotTrusted
+from trainforge.config.messages import (
+    Capabilities,
+    FencingToken,
+    Heartbeat,
+    JoinRequest,
+    NodeKey,
+    Order,
+    OrderBody,
+)
+from trainforge.sender import schema as s
+from trainforge.sender.database import Database
+from trainforge.sender.planner import Machine
+
+_BODY: TypeAdapter[Any] = TypeAdapter(OrderBody)
+LIVE = ("offered", "accepted", "running")
+
+
+@dataclass(frozen=True)
+class Member:
+    """An executor as the doors see it."""
+
+    id: str
+    name: str
+    public_key: dict[str, str]
+    endpoint: str
+    revoked: bool
+
+
+class ExecutorStore(Database):
+    # --- joining ----------------------------------------------------------------------------------------
+
+    def add_join_token(self, digest: str, now: float, expires: float) -> None:
+        with self.write() as c:
+            c.execute(sa.delete(s.join_tokens).where(s.join_tokens.c.expires < now - 86_400))
+            c.execute(sa.insert(s.join_tokens).values(digest=digest, created=now, expires=expires))
+
+    def join(self, digest: str, executor: str, request: JoinRequest, now: float) -> None:
+        """Spend the token and note the executor, or neither. Joining again with the same key renews it.
+
+        Raises:
+            NotTrusted: the token is unknown, used or expired.
+            Conflict: the name belongs to another executor.
+        """
+        tokens = s.join_tokens
+        usable = sa.and_(tokens.c.digest == digest, tokens.c.used.is_(None), tokens.c.expires > now)
+        with self.write() as c:
+            spent = c.execute(sa.update(tokens).where(usable).values(used=now, used_by=executor))
+            if spent.rowcount != 1:
+                raise NotTrusted(
+                    "this join token is unknown, used or expired", hint="ask the sender for a new one"
+                )
+            table = s.executors
+            other = sa.select(table.c.id).where(table.c.name == request.name, table.c.id != executor)
+            if c.execute(other).first() is not None:
+                raise Conflict(f"another executor is called {request.name}", hint="join under another name")
+            values = {
+                "name": request.name,
+                "public_key": request.public_key,
+                "capabilities": request.capabilities.model_dump(mode="json"),
+                "joined": now,
+                "revoked": None,
+            }
+            new = self.insert(table).values(id=executor, load={}, **values)
+            c.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
+
+    def member(self, executor: str) -> Member | None:
+        table = s.executors
+        columns = (table.c.id, table.c.name, table.c.public_key, table.c.endpoint, table.c.revoked)
+        with self.read() as c:
+            row = c.execute(sa.select(*columns).where(table.c.id == executor)).first()
+        return None if row is None else Member(row[0], row[1], row[2], row[3], row[4] is not None)
+
+    def use_proof(self, executor: str, jti: str, expires: float, now: float) -> bool:
+        """Whether this proof is used for the first time; it is remembered until it has expired."""
+        with self.write() as c:
+            c.execute(sa.delete(s.proofs).where(s.proofs.c.expires < now))
+            row = self.insert(s.proofs).values(executor_id=executor, jti=jti, expires=expires)
+            return c.execute(row.on_conflict_do_nothing()).rowcount == 1
+
+    def revoke(self, executor: str, now: float) -> bool:
+        table = s.executors
+        with self.write() as c:
+            gone = sa.update(table).where(table.c.id == executor, table.c.revoked.is_(None))
+            return c.execute(gone.values(revoked=now, endpoint="")).rowcount == 1
+
+    # --- heartbeats -------------------------------------------------------------------------------------
+
+    def heartbeat(
+        self, executor: str, beat: Heartbeat, now: float, lease_ttl: float
+    ) -> tuple[list[NodeKey], bool]:
+        """Renew the leases of the nodes named; which of them are not this executor's any more.
+
+        Also whether what the planner looks at has changed.
+        """
+        table = s.executors
+        values: dict[str, Any] = {
+            "last_seen": now,
+            "capabilities": beat.capabilities.model_dump(mode="json"),
+            "load": beat.load.model_dump(mode="json"),
+            "draining": beat.draining,
+        }
+        with self.write() as c:
+            old = c.execute(sa.select(table).where(table.c.id == executor)).mappings().one()
+            if beat.endpoint_seq >= old["endpoint_seq"]:
+                values |= {"endpoint": beat.endpoint, "endpoint_seq": beat.endpoint_seq}
+            c.execute(sa.update(table).where(table.c.id == executor).values(values))
+            unknown = [key for key in beat.nodes if not self._renew(c, executor, key, now + lease_ttl)]
+        same = all(old[name] == values[name] for name in ("capabilities", "draining"))
+        was_away = old["last_seen"] is None or now - old["last_seen"] > lease_ttl
+        return unknown, was_away or not same
+
+    def _renew(self, c: Connection, executor: str, key: NodeKey, until: float) -> bool:
+        t, a = s.nodes, s.attempts
+        live = sa.exists().where(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt, a.c.state.in_(LIVE))
+        mine = (t.c.job_id == key.job, t.c.attempt == key.attempt, t.c.rank == key.rank)
+        renewed = sa.update(t).where(*mine, t.c.executor_id == executor, live).values(lease_until=until)
+        return c.execute(renewed).rowcount == 1
+
+    def machines(self, now: float, online_for: float) -> list[Machine]:
+        """Every executor with what it has and what of it is taken, for the planner."""
+        t, a = s.nodes, s.attempts
+        taken = (
+            sa.select(t.c.executor_id, t.c.gpus, t.c.job_id)
+            .join(a, sa.and_(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt))
+            .where(t.c.ended.is_(None), a.c.state.in_(LIVE))
+        )
+        with self.read() as c:
+            rows = c.execute(sa.select(s.executors).order_by(s.executors.c.id)).mappings().all()
+            nodes = c.execute(taken).all()
+        machines = []
+        for row in rows:
+            mine = [node for node in nodes if node.executor_id == row["id"]]
+            seen = row["last_seen"]
+            machines.append(
+                Machine(
+                    id=row["id"],
+                    name=row["name"],
+                    capabilities=Capabilities.model_validate(row["capabilities"]),
+                    online=seen is not None and now - seen <= online_for,
+                    draining=bool(row["draining"]),
+                    revoked=row["revoked"] is not None,
+                    jobs=len(mine),
+                    gpus_taken=frozenset(gpu for node in mine for gpu in node.gpus),
+                )
+            )
+        return machines
+
+    # --- the outbox -------------------------------------------------------------------------------------
+
+    def open_orders(self, executor: str) -> list[Order]:
+        t, a = s.orders, s.attempts
+        query = (
+            sa.select(t, a.c.token_incarnation, a.c.token_number)
+            .join(a, sa.and_(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt))
+            .where(t.c.executor_id == executor, t.c.closed.is_(None))
+            .order_by(t.c.created, t.c.id)
+        )
+        with self.read() as c:
+            rows = c.execute(query).mappings().all()
+        return [
+            Order(
+                id=row["id"],
+                node=NodeKey(job=row["job_id"], attempt=row["attempt"], rank=row["rank"]),
+                token=FencingToken(incarnation=row["token_incarnation"], number=row["token_number"]),
+                body=_BODY.validate_python(row["body"]),
+            )
+            for row in rows
+        ]
+
+    def executors_to_push(self) -> list[Member]:
+        """Executors with an endpoint for which orders lie in the outbox."""
+        t, o = s.executors, s.orders
+        waiting = sa.exists().where(o.c.executor_id == t.c.id, o.c.closed.is_(None))
+        query = sa.select(t).where(t.c.endpoint != "", t.c.revoked.is_(None), waiting)
+        with self.read() as c:
+            rows = c.execute(query).mappings().all()
+        return [Member(r["id"], r["name"], r["public_key"], r["endpoint"], False) for r in rows]
+
+    def accept_orders(
+        self, executor: str, ids: Iterable[str], now: float, lease_ttl: float
+    ) -> list[tuple[str, str]]:
+        """Note what the executor has stored; gives (job, order id) of those that were still open."""
+        wanted = list(ids)
+        if not wanted:
+            return []
+        t, n = s.orders, s.nodes
+        with self.write() as c:
+            accepted = c.execute(
+                sa.update(t)
+                .where(t.c.id.in_(wanted), t.c.executor_id == executor, t.c.closed.is_(None))
+                .values(accepted=now, closed=now)
+                .returning(t.c.job_id, t.c.id, t.c.attempt, t.c.rank, t.c.kind)
+            ).all()
+            for order in accepted:
+                if order.kind == "run":
+                    node = (n.c.job_id == order.job_id, n.c.attempt == order.attempt, n.c.rank == order.rank)
+                    begun = sa.update(n).where(*node, n.c.ended.is_(None))
+                    c.execute(begun.values(state="running", started=now, lease_until=now + lease_ttl))
+        return [(order.job_id, order.id) for order in accepted]
+
+    def refuse_order(self, order: str, why: str, now: float) -> None:
+        """The executor will not take this order; delivering it again would change nothing."""
+        t = s.orders
+        with self.write() as c:
+            refused = sa.update(t).where(t.c.id == order, t.c.closed.is_(None))
+            c.execute(refused.values(refused=why or "refused", closed=now))
+
+    def add_job_credential(
+        self, digest: str, job: str, executor: str, repository: str, now: float, expires: float
+    ) -> None:
+        table = s.job_credentials
+        with self.write() as c:
+            c.execute(sa.delete(table).where(table.c.expires < now))
+            c.execute(
+                sa.insert(table).values(
+                    digest=digest, job_id=job, executor_id=executor, repository_id=repository, expires=expires
+                )
+            )
