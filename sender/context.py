@@ -14,19 +14,24 @@ from trainforge.sender.notify import RECONCILE, Bell
 
 if TYPE_CHECKING:
     from trainforge.config.settings import SenderSettings
+    from trainforge.sender.people import People
+    from trainforge.sender.queries import Queries
     from trainforge.sender.store import Store
 
 
 @dataclass
 class Sender:
-    """`base_url` is where this sender is reached; it is filled in once it listens."""
+    """`base_url` is where others reach this sender, `local_url` where this machine does."""
 
     settings: SenderSettings
     store: Store
     key: SigningKey
+    people: People
+    queries: Queries
     bell: Bell = field(default_factory=Bell)
     clock: Callable[[], float] = time.time
     base_url: str = ""
+    local_url: str = ""
     # Of this process alone: authorises git's post-receive hook to ask back over loopback.
     hook_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 

@@ -1,0 +1,325 @@
+"""What people are shown: the read side of the store, as the views of `config/views.py`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from trainforge.config.errors import Conflict, NotFound
+from trainforge.config.messages import OUTCOMES, Capabilities, Load
+from trainforge.config.views import (
+    AttemptView,
+    EventView,
+    ExecutorView,
+    JobDetail,
+    JobSummary,
+    LogLine,
+    MetricPoint,
+    NodeView,
+    RepositoryView,
+)
+from trainforge.sender import schema
+from trainforge.sender.database import Database
+
+MAX_ROWS = 5000
+TIMELINE_ROWS = 500
+_PREFIX = re.compile(r"[a-z2-7]{1,26}\Z")
+_UNFINISHED = ("pending", "planning", "dispatching", "running")
+_LIVE_ATTEMPTS = ("offered", "accepted", "running")
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """`ended`: the job has ended and nothing comes after these lines."""
+
+    lines: list[LogLine]
+    cursor: int
+    ended: bool
+
+
+class Queries:
+    """Every method is one consistent read. `offline_after` is in seconds since an executor's last word."""
+
+    def __init__(self, database: Database, offline_after: float = 30.0) -> None:
+        self._database = database
+        self._offline_after = offline_after
+
+    # --- jobs ----------------------------------------------------------------------------------------
+
+    def resolve(self, prefix: str) -> str:
+        """The one job whose id begins so.
+
+        Raises:
+            NotFound: none does.
+            Conflict: several do.
+        """
+        prefix = prefix.lower()
+        if not _PREFIX.match(prefix):
+            raise NotFound(f"{prefix[:40]!r} is not a job's id", hint="`trainforge status` lists the jobs")
+        jobs = schema.jobs
+        query = sa.select(jobs.c.id).where(jobs.c.id.startswith(prefix)).order_by(jobs.c.id).limit(4)
+        with self._database.read() as connection:
+            found = list(connection.execute(query).scalars())
+        if not found:
+            raise NotFound(f"no job begins with {prefix}", hint="`trainforge status` lists the jobs")
+        if len(found) > 1:
+            several = ", ".join(job[: len(prefix) + 4] for job in found[:3]) + (
+                " …" if len(found) > 3 else ""
+            )
+            raise Conflict(f"several jobs begin with {prefix}: {several}", hint="type more of it")
+        return found[0]
+
+    def jobs(
+        self, *, state: str = "", project: str = "", limit: int = 50, before: str = ""
+    ) -> list[JobSummary]:
+        """Newest first. `state` is a state, or `active` for all that have not ended."""
+        jobs = schema.jobs
+        query = _jobs_query().order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(_bounded(limit))
+        if state == "active":
+            query = query.where(jobs.c.state.in_(_UNFINISHED))
+        elif state:
+            query = query.where(jobs.c.state == state)
+        if project:
+            query = query.where(jobs.c.project == project)
+        if before:
+            moment = sa.select(jobs.c.created).where(jobs.c.id == before).scalar_subquery()
+            query = query.where(
+                sa.or_(jobs.c.created < moment, sa.and_(jobs.c.created == moment, jobs.c.id < before))
+            )
+        with self._database.read() as connection:
+            return [JobSummary(**_summary(row)) for row in connection.execute(query).mappings()]
+
+    def job(self, job: str) -> JobDetail:
+        """Raises NotFound."""
+        with self._database.read() as connection:
+            row = connection.execute(_jobs_query().where(schema.jobs.c.id == job)).mappings().first()
+            if row is None:
+                raise NotFound(f"there is no job {job}", hint="`trainforge status` lists the jobs")
+            plan = row["plan"] or {}
+            return JobDetail(
+                **_summary(row),
+                plan=plan,
+                attempts=_attempts(connection, job),
+                result_branch=row["result_branch"],
+                result_path=row["result_path"],
+                result_commit=row["result_commit"],
+                timeline=_timeline(connection, job),
+                artifacts=row["artifacts"] or [],
+                notices=_notices(row, plan),
+            )
+
+    def manifest(self, job: str) -> str:
+        query = sa.select(schema.jobs.c.manifest_text).where(schema.jobs.c.id == job)
+        with self._database.read() as connection:
+            return str(connection.execute(query).scalar() or "")
+
+    def logs(self, job: str, *, after: int = 0, rank: int | None = None, limit: int = 1000) -> LogPage:
+        lines = schema.log_lines
+        limit = _bounded(limit)
+        query = sa.select(lines).where(lines.c.job_id == job, lines.c.cursor > after).order_by(lines.c.cursor)
+        if rank is not None:
+            query = query.where(lines.c.rank == rank)
+        with self._database.read() as connection:
+            # One read of both: a job seen as ended has no line that this page does not.
+            state = connection.execute(sa.select(schema.jobs.c.state).where(schema.jobs.c.id == job)).scalar()
+            found = [_line(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
+        more = len(found) > limit
+        found = found[:limit]
+        cursor = found[-1].cursor if found else after
+        return LogPage(found, cursor, state in OUTCOMES and not more)
+
+    def last_lines(self, job: str, limit: int = 500) -> list[LogLine]:
+        lines = schema.log_lines
+        query = (
+            sa.select(lines)
+            .where(lines.c.job_id == job)
+            .order_by(lines.c.cursor.desc())
+            .limit(_bounded(limit))
+        )
+        with self._database.read() as connection:
+            return [_line(row) for row in connection.execute(query).mappings()][::-1]
+
+    def metrics(self, job: str, *, after: int = 0, limit: int = MAX_ROWS) -> list[MetricPoint]:
+        points = schema.metric_points
+        query = (
+            sa.select(points)
+            .where(points.c.job_id == job, points.c.cursor > after)
+            .order_by(points.c.cursor)
+            .limit(_bounded(limit))
+        )
+        return self._points(query)
+
+    def last_metrics(self, job: str, limit: int = 20) -> list[MetricPoint]:
+        points = schema.metric_points
+        query = sa.select(points).where(points.c.job_id == job).order_by(points.c.cursor.desc())
+        return self._points(query.limit(_bounded(limit)))[::-1]
+
+    def _points(self, query: sa.Select[Any]) -> list[MetricPoint]:
+        names = ("cursor", "time", "attempt", "rank", "step", "epoch", "values")
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings()
+            return [MetricPoint(**{name: row[name] for name in names}) for row in rows]
+
+    # --- executors, events, repositories ----------------------------------------------------------------
+
+    def executors(self, now: float) -> list[ExecutorView]:
+        executors = schema.executors
+        query = sa.select(executors).order_by(executors.c.revoked.is_not(None), executors.c.name)
+        with self._database.read() as connection:
+            busy = _busy(connection)
+            return [
+                self._executor(row, busy.get(row["id"], []), now)
+                for row in connection.execute(query).mappings()
+            ]
+
+    def executor(self, which: str, now: float) -> ExecutorView:
+        """By id or name. Raises NotFound."""
+        for view in self.executors(now):
+            if which in {view.id, view.name}:
+                return view
+        raise NotFound(
+            f"there is no executor {which[:80]}", hint="`trainforge executor status` lists the executors"
+        )
+
+    def _executor(self, row: RowMapping, jobs: list[str], now: float) -> ExecutorView:
+        capabilities = Capabilities.model_validate(row["capabilities"])
+        seen = row["last_seen"]
+        status: Any = "online"
+        if row["revoked"] is not None:
+            status = "revoked"
+        elif seen is None or now - seen > self._offline_after:
+            status = "offline"
+        elif row["draining"]:
+            status = "draining"
+        elif len(jobs) >= capabilities.max_jobs:
+            status = "busy"
+        return ExecutorView(
+            id=row["id"],
+            name=row["name"],
+            status=status,
+            connection="push" if row["endpoint"] else "pull",
+            endpoint=row["endpoint"],
+            last_seen=seen,
+            capabilities=capabilities,
+            load=Load.model_validate(row["load"] or {}),
+            jobs=jobs,
+        )
+
+    def events(self, *, repository: str = "", limit: int = 50) -> list[EventView]:
+        """Newest first."""
+        events = schema.events
+        query = sa.select(events).order_by(events.c.id.desc()).limit(_bounded(limit))
+        if repository:
+            query = query.where(
+                sa.or_(events.c.repository == repository, events.c.repository_id == repository)
+            )
+        names = ("id", "time", "source", "repository", "ref", "old", "new", "decision", "reason", "jobs")
+        with self._database.read() as connection:
+            rows = connection.execute(query).mappings()
+            return [EventView(**{name: row[name] for name in names}) for row in rows]
+
+    def repositories(self) -> list[RepositoryView]:
+        repositories = schema.repositories
+        names = ("id", "name", "url", "kind", "checked", "error")
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(repositories).order_by(repositories.c.name)).mappings()
+            return [RepositoryView(**{name: row[name] for name in names}) for row in rows]
+
+
+def _jobs_query() -> sa.Select[Any]:
+    return sa.select(schema.jobs, schema.repositories.c.name.label("repository")).join(
+        schema.repositories, schema.repositories.c.id == schema.jobs.c.repository_id
+    )
+
+
+_SUMMARY = (
+    "id", "project", "repository", "ref", "commit", "subject", "author", "manifest_path", "source", "state",
+    "ending", "code", "reason", "nodes", "attempt", "created", "started", "ended", "progress", "rerun_of",
+)  # fmt: skip
+
+
+def _summary(row: RowMapping) -> dict[str, Any]:
+    fields = {name: row[name] for name in _SUMMARY}
+    fields["stopping"] = row["stop_requested"] is not None and row["state"] not in OUTCOMES
+    fields["waiting"] = row["waiting"] or {}
+    fields["metrics"] = row["metrics"] or {}
+    return fields
+
+
+def _notices(row: RowMapping, plan: dict[str, Any]) -> list[str]:
+    """What a person should know that is neither state nor failure: nothing is adapted silently."""
+    said = plan.get("notices")
+    notices = [str(notice) for notice in said] if isinstance(said, list) else []
+    if row["publish_blocked"]:
+        notices.append(f"the remote refuses the result: {row['publish_blocked']}")
+    return notices
+
+
+_NODE = (
+    "rank", "executor_name", "state", "phase", "detail", "code", "reason", "exit_code", "started",
+    "ended",
+)  # fmt: skip
+
+
+def _attempts(connection: Connection, job: str) -> list[AttemptView]:
+    nodes, executors, attempts = schema.nodes, schema.executors, schema.attempts
+    rows = connection.execute(
+        sa.select(nodes, executors.c.name.label("executor_name"))
+        .join(executors, executors.c.id == nodes.c.executor_id)
+        .where(nodes.c.job_id == job)
+        .order_by(nodes.c.attempt, nodes.c.rank)
+    ).mappings()
+    members: dict[int, list[NodeView]] = {}
+    for row in rows:
+        view = NodeView(executor=row["executor_id"], **{name: row[name] for name in _NODE})
+        members.setdefault(row["attempt"], []).append(view)
+    tried = connection.execute(
+        sa.select(attempts).where(attempts.c.job_id == job).order_by(attempts.c.number)
+    ).mappings()
+    names = ("number", "state", "started", "ended", "code", "reason")
+    return [
+        AttemptView(nodes=members.get(row["number"], []), **{name: row[name] for name in names})
+        for row in tried
+    ]
+
+
+def _timeline(connection: Connection, job: str) -> list[dict[str, Any]]:
+    """The newest entries, oldest first."""
+    entries = schema.timeline
+    query = sa.select(entries).where(entries.c.job_id == job).order_by(entries.c.cursor.desc())
+    names = ("cursor", "time", "kind", "attempt", "rank", "text")
+    rows: Sequence[RowMapping] = connection.execute(query.limit(TIMELINE_ROWS)).mappings().all()
+    return [{name: row[name] for name in names} for row in reversed(rows)]
+
+
+def _busy(connection: Connection) -> dict[str, list[str]]:
+    """Which jobs each executor has a part in."""
+    nodes, attempts = schema.nodes, schema.attempts
+    query = (
+        sa.select(nodes.c.executor_id, nodes.c.job_id)
+        .join(
+            attempts,
+            sa.and_(attempts.c.job_id == nodes.c.job_id, attempts.c.number == nodes.c.attempt),
+        )
+        .where(nodes.c.ended.is_(None), attempts.c.state.in_(_LIVE_ATTEMPTS))
+        .order_by(nodes.c.job_id)
+    )
+    found: dict[str, list[str]] = {}
+    for executor, job in connection.execute(query):
+        if job not in found.setdefault(executor, []):
+            found[executor].append(job)
+    return found
+
+
+def _line(row: RowMapping) -> LogLine:
+    names = ("cursor", "time", "attempt", "node", "rank", "stream", "text")
+    return LogLine(**{name: row[name] for name in names})
+
+
+def _bounded(limit: int) -> int:
+    return max(1, min(limit, MAX_ROWS))
