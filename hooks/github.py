@@ -23,7 +23,7 @@ _DELIVERY = re.compile(r"[A-Za-z0-9-]{8,64}\Z")
 _NO_COMMIT = re.compile(r"0+\Z")
 
 
-class WebhookInvalid(MessageInvalid):  # noqa: N818 - reads as the verdict it is
+class WebhookInvalid(MessageInvalid):
     """A delivery that is signed but is not what GitHub sends."""
 
     status = 400
