@@ -40,6 +40,7 @@ _WORDS: dict[str, Any] = {
 }
 _SYNTAX_HINTS = {
     "cannot start any token": "indent with spaces, and quote text that begins with a special character",
+    "tab character": "indent with spaces",
     "mapping values are not allowed": "indent the line, or quote text that contains ': '",
     "could not find expected ':'": "a key needs `: ` after it",
     "did not find expected key": "check the indentation, and quote text that begins with a quote",
@@ -215,7 +216,8 @@ class _Composer:
         if event.anchor is not None:
             self._problem(f"the anchor &{event.anchor} is not allowed", event, hint="write the value out")
         if event.tag is not None:
-            self._problem(f"the tag {event.tag} is not allowed", event, hint="leave it away")
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            self._problem(f"the tag {tag} is not allowed", event, hint="leave it away")
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
         if depth > MAX_DEPTH:
