@@ -1,0 +1,230 @@
+"""The sender's JSON API, seen from the command line: typed answers, refusals as the errors they were."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from trainforge.config import errors
+from trainforge.config.errors import ManifestError, Place, TrainForgeError, Unreachable
+from trainforge.config.settings import load_client
+from trainforge.config.views import (
+    EventView,
+    ExecutorView,
+    JobDetail,
+    JobSummary,
+    LogLine,
+    MetricPoint,
+    RepositoryView,
+)
+
+View = TypeVar("View", bound=BaseModel)
+TIMEOUT_S = 30.0
+FOLLOW_WAIT_S = 20.0
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_BY_STATUS: dict[int, type[TrainForgeError]] = {
+    401: errors.NotTrusted,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    413: errors.TooLarge,
+    503: errors.Unreachable,
+}
+
+
+class NoSender(TrainForgeError):  # noqa: N818 - reads as the finding it is
+    """This machine was never told which sender to use."""
+
+    code = "no_sender"
+    exit_code = 2
+
+
+class Client:
+    """One sender's API. Use as a context manager; every call raises TrainForgeError on a refusal."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url.rstrip("/")
+        self.token = token
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        near = urlsplit(self.url).hostname in LOOPBACK  # which no proxy reaches
+        self._http = httpx2.Client(base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=not near)
+
+    @classmethod
+    def configured(cls) -> Client:
+        """The sender that `sender start` or `login` noted, or the environment names.
+
+        Raises:
+            NoSender: none.
+        """
+        settings = load_client()
+        if not settings.sender_url:
+            raise NoSender(
+                "no sender is known on this machine",
+                hint="start one with `trainforge sender start`, or name one with `trainforge login URL`",
+            )
+        return cls(settings.sender_url, settings.token.get_secret_value())
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    # --- jobs ----------------------------------------------------------------------------------------
+
+    def jobs(self, *, state: str = "", project: str = "", limit: int = 20) -> list[JobSummary]:
+        answer = self._get("/api/jobs", state=state, project=project, limit=limit)
+        return _views(JobSummary, answer, "jobs")
+
+    def job(self, job: str) -> JobDetail:
+        return _view(JobDetail, self._get(_job(job)))
+
+    def submit(self, request: dict[str, Any]) -> JobDetail:
+        return _view(JobDetail, self._post("/api/jobs", request))
+
+    def stop(self, job: str, reason: str) -> dict[str, Any]:
+        return self._post(f"{_job(job)}/stop", {"reason": reason})
+
+    def retry(self, job: str) -> JobDetail:
+        return _view(JobDetail, self._post(f"{_job(job)}/retry", {}))
+
+    def logs(
+        self, job: str, *, after: int = 0, rank: int | None = None, limit: int = 1000, wait: float = 0
+    ) -> tuple[list[LogLine], int, bool]:
+        """Lines after a cursor, the new cursor, and whether there will be no more."""
+        answer = self._get(
+            f"{_job(job)}/logs",
+            after=after,
+            rank=rank,
+            limit=limit,
+            wait=wait or None,
+            patience=wait + TIMEOUT_S,
+        )
+        return _views(LogLine, answer, "lines"), int(answer.get("cursor", after)), bool(answer.get("ended"))
+
+    def follow_logs(self, job: str, *, after: int = 0, rank: int | None = None) -> Iterator[LogLine]:
+        """Every line up to the job's end, as it comes."""
+        while True:
+            lines, cursor, ended = self.logs(job, after=after, rank=rank, wait=FOLLOW_WAIT_S)
+            yield from lines
+            if ended and not lines:
+                return
+            after = cursor
+
+    def metrics(self, job: str, *, after: int = 0) -> list[MetricPoint]:
+        return _views(MetricPoint, self._get(f"{_job(job)}/metrics", after=after), "points")
+
+    def artifacts(self, job: str) -> dict[str, Any]:
+        return self._get(f"{_job(job)}/artifacts")
+
+    def plan(self, manifest: str, overrides: dict[str, Any]) -> dict[str, Any]:
+        return self._post("/api/plan", {"manifest": manifest, "overrides": overrides})
+
+    # --- machines, repositories, events ---------------------------------------------------------------
+
+    def executors(self) -> list[ExecutorView]:
+        return _views(ExecutorView, self._get("/api/executors"), "executors")
+
+    def join_token(self) -> dict[str, Any]:
+        return self._post("/api/join-tokens", {})
+
+    def repositories(self) -> list[RepositoryView]:
+        return _views(RepositoryView, self._get("/api/repositories"), "repositories")
+
+    def watch(self, url: str, name: str = "") -> dict[str, Any]:
+        return self._post("/api/repositories", {"url": url, **({"name": name} if name else {})})
+
+    def events(self, *, repository: str = "", limit: int = 20) -> list[EventView]:
+        return _views(EventView, self._get("/api/events", repository=repository, limit=limit), "events")
+
+    def health(self) -> dict[str, Any]:
+        return self._get("/health")
+
+    # --- requests -------------------------------------------------------------------------------------
+
+    def _get(self, path: str, *, patience: float = TIMEOUT_S, **query: Any) -> dict[str, Any]:
+        params = {name: value for name, value in query.items() if value not in (None, "")}
+        return self._ask("GET", path, params=params, timeout=patience)
+
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return self._ask("POST", path, json=body)
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        try:
+            answer = self._http.request(method, path, **options)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise Unreachable(
+                f"the sender at {self.url} does not answer ({error or type(error).__name__})",
+                hint="is it running? `trainforge sender start` starts one here",
+            ) from error
+        if answer.status_code >= 300:
+            raise refusal(answer.status_code, answer.content)
+        data = _json(answer.content)
+        if not isinstance(data, dict):
+            raise Unreachable(f"{self.url} is not a TrainForge sender", hint="check the address")
+        return data
+
+
+def refusal(status: int, body: bytes) -> TrainForgeError:
+    """The error that a problem document tells of."""
+    document = _json(body)
+    if not isinstance(document, dict) or "detail" not in document:
+        kind = Unreachable if status >= 500 else TrainForgeError
+        return kind(
+            f"the sender answered with status {status}", hint="is this a TrainForge sender's address?"
+        )
+    if problems := document.get("problems"):
+        return ManifestError([_problem(problem) for problem in problems])
+    kind = _BY_STATUS.get(status, TrainForgeError)
+    hint = str(document.get("hint", ""))
+    if status == 401 and not hint:
+        hint = "`trainforge login URL` renews this machine's token"
+    error = kind(str(document["detail"]), hint=hint, place=_place(document.get("place")))
+    error.code = str(document.get("code", error.code))
+    return error
+
+
+def _problem(document: dict[str, Any]) -> TrainForgeError:
+    return TrainForgeError(
+        str(document.get("detail", "")),
+        hint=str(document.get("hint", "")),
+        place=_place(document.get("place")),
+        code=document.get("code"),
+    )
+
+
+def _place(text: Any) -> Place | None:
+    return Place(str(text)) if text else None
+
+
+def _job(job: str) -> str:
+    return f"/api/jobs/{quote(job, safe='')}"
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _view(model: type[View], data: dict[str, Any]) -> View:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise Unreachable(
+            f"the sender's answer is not understood ({error.errors()[0]['msg']})",
+            hint="are both of the same version? `trainforge --version`",
+        ) from error
+
+
+def _views(model: type[View], data: dict[str, Any], key: str) -> list[View]:
+    return [_view(model, entry) for entry in data.get(key, [])]

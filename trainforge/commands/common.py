@@ -1,0 +1,138 @@
+"""What the commands share: output for people and for programs, the next step, finding the job meant."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trainforge.config.errors import ManifestError, NotFound, TrainForgeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trainforge.client import Client
+    from trainforge.config.views import JobSummary
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+ENDED = frozenset({"completed", "failed", "cancelled"})
+COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "online": "green"}
+
+
+def json_option(function: Function) -> Function:
+    """`--json`: one JSON document (for streams one a line) on stdout, and nothing else there."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
+
+
+def job_argument(function: Function) -> Function:
+    return click.argument("job", required=False)(function)
+
+
+def print_json(data: Any) -> None:
+    indent = 2 if sys.stdout.isatty() else None
+    click.echo(json.dumps(data, indent=indent, ensure_ascii=False))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console; in a pipe it writes plain lines of any length."""
+    from rich.console import Console
+
+    piped = not (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, soft_wrap=piped, width=200 if piped else None)
+
+
+def next_step(*commands: str) -> None:
+    """The commands that come next, on stderr so that a pipe gets the data alone."""
+    for command in commands:
+        click.secho(f"→ {command}", err=True, dim=True)
+
+
+def say(text: str) -> None:
+    """A remark for people beside the data."""
+    click.echo(text, err=True)
+
+
+def state_text(state: str) -> str:
+    return click.style(state, fg=COLOURS.get(state))
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns as wide as their content; the last one may be of any length."""
+    lines = [tuple(headings), *(tuple(row) for row in rows)]
+    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(headings) - 1)]
+    for number, line in enumerate(lines):
+        cells = [
+            cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(line, widths, strict=False)
+        ]
+        text = "  ".join([*cells, line[-1]]).rstrip()
+        click.secho(text, bold=number == 0)
+
+
+def age(moment: float | None, now: float | None = None) -> str:
+    """How long ago, in one unit: `3 min ago`."""
+    if moment is None:
+        return "never"
+    seconds = max(0.0, (now or time.time()) - moment)
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def number_text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def metrics_text(metrics: dict[str, Any]) -> str:
+    shown = [f"{name}={number_text(value)}" for name, value in metrics.items() if name != "progress"]
+    return "  ".join(shown)
+
+
+def choose_job(client: Client, given: str | None, *, unfinished: bool = False) -> str:
+    """The id of the job meant: by its prefix, or the newest; with `unfinished` the only one under way.
+
+    Raises:
+        NotFound: there is none. TrainForgeError: several are under way and none was named.
+    """
+    if given:
+        return given
+    jobs: list[JobSummary] = client.jobs(limit=100 if unfinished else 1)
+    if unfinished:
+        jobs = [job for job in jobs if job.state not in ENDED]
+        if len(jobs) > 1:
+            names = ", ".join(job.id[:8] for job in jobs)
+            raise TrainForgeError(f"several jobs are under way: {names}", hint="say which one")
+    if not jobs:
+        what = "no job is under way" if unfinished else "there are no jobs yet"
+        raise NotFound(what, hint="`trainforge submit` in a project makes one")
+    return jobs[0].id
+
+
+# --- errors -------------------------------------------------------------------------------------------
+
+
+def error_document(error: TrainForgeError) -> dict[str, Any]:
+    """The same members as the API's problem documents."""
+    document: dict[str, Any] = {"code": error.code, "detail": error.message, "hint": error.hint}
+    if error.place is not None:
+        document["place"] = str(error.place)
+    if isinstance(error, ManifestError):
+        document["problems"] = [error_document(problem) for problem in error.problems]
+    return document
+
+
+def show_error(error: TrainForgeError, *, as_json: bool) -> None:
+    """Print a refusal: every problem with its place, and what to do next."""
+    if as_json:
+        print_json({"error": error_document(error)})
+        return
+    problems = error.problems if isinstance(error, ManifestError) else [error]
+    for problem in problems:
+        where = f"{problem.place}: " if problem.place else ""
+        click.echo(click.style("error: ", fg="red", bold=True) + where + problem.message, err=True)
+        if problem.hint:
+            click.echo(f"  {problem.hint}", err=True)

@@ -1,0 +1,138 @@
+"""`trainforge init`: a project from a template, ready to push."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from trainforge.commands.common import json_option, next_step, print_json, say
+
+TEMPLATES = ("minimal", "digits")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path, file_okay=False), default=".")
+@click.option("--template", type=click.Choice(TEMPLATES), default="minimal", show_default=True)
+@click.option("--name", help="The project's name; by default the folder's.")
+@json_option
+def init(path: Path, template: str, name: str | None, as_json: bool) -> None:
+    """Make a project from a template: trainforge.yaml, train.py and what else it needs.
+
+    Files that are there are kept. Where there is no git repository one is made, with a first commit; where a
+    sender is known its git server becomes the remote `trainforge`.
+    """
+    name = name or project_name(path.resolve().name)
+    written = write_template(path, template, name)
+    made = make_repository(path, written)
+    remote = add_remote(path, name)
+    if as_json:
+        print_json(
+            {
+                "project": name,
+                "folder": str(path),
+                "files": written,
+                "repository_made": made,
+                "remote": remote,
+            }
+        )
+        return
+    click.echo(f"project {name} in {path}: {', '.join(written)}")
+    if remote:
+        say(f"  remote trainforge: {remote}")
+    _suggest(path, made=made, remote=remote)
+
+
+def _suggest(path: Path, *, made: bool, remote: str) -> None:
+    if path != Path():
+        next_step(f"cd {shlex.quote(str(path))}")
+    if not made:
+        next_step("git add --all && git commit --message 'Train with TrainForge'")
+    if remote:
+        next_step("git push trainforge main" if made else "git push trainforge", "trainforge submit .")
+    else:
+        next_step("python train.py", "trainforge sender start")
+
+
+def project_name(folder: str) -> str:
+    """A folder's name in the form that a project's name must have."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("-._")[:63]
+    return name or "project"
+
+
+def template_files(template: str, name: str) -> dict[str, str]:
+    """The template's files by the name they get in a project."""
+    if not NAME.fullmatch(name):
+        from trainforge.config.errors import TrainForgeError
+
+        raise TrainForgeError(
+            f"{name!r} cannot name a project", hint="use up to 63 letters, digits, '.', '_' and '-'"
+        )
+    folder = resources.files("trainforge") / "templates" / template
+    files = {}
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_file():
+            target = ".gitignore" if entry.name == "gitignore" else entry.name
+            files[target] = entry.read_text(encoding="utf-8").replace("__NAME__", name)
+    return files
+
+
+def write_template(path: Path, template: str, name: str) -> list[str]:
+    """Write what is not there yet; the names of the files written.
+
+    Raises:
+        Conflict: there is a manifest already.
+    """
+    from trainforge.config.errors import Conflict
+    from trainforge.project import MANIFEST
+
+    files = template_files(template, name)
+    if (path / MANIFEST).exists():
+        raise Conflict(f"{path / MANIFEST} is there already", hint="`trainforge validate` checks it")
+    path.mkdir(parents=True, exist_ok=True)
+    written = []
+    for target, text in files.items():
+        if not (path / target).exists():
+            (path / target).write_text(text, encoding="utf-8")
+            written.append(target)
+    return written
+
+
+def make_repository(path: Path, files: list[str]) -> bool:
+    """`git init` and a first commit of these files, unless the folder lies in a repository."""
+    from trainforge import usergit
+
+    if usergit.toplevel(path) is not None:
+        return False
+    usergit.user_git(["init", "--quiet", "--initial-branch=main"], path)
+    usergit.user_git(["add", "--", *files], path)
+    message = ["--message", "Start from a TrainForge template"]
+    usergit.user_git(["commit", "--quiet", "--no-gpg-sign", *message], path, env=usergit.identity(path))
+    return True
+
+
+def add_remote(path: Path, name: str) -> str:
+    """Point the remote `trainforge` at the known sender's git server; its address, or nothing.
+
+    The token is not stored here: git asks `trainforge git-credential` for it.
+    """
+    from trainforge import project, usergit
+    from trainforge.config.settings import load_client
+
+    sender = load_client().sender_url
+    if not sender:
+        return ""
+    url = usergit.remote_url(path, project.REMOTE)
+    if not url:
+        url = project.builtin_url(sender, name)
+        usergit.user_git(["remote", "add", project.REMOTE, url], path)
+    helper = f"!{shlex.quote(sys.executable)} -m trainforge git-credential"
+    key = f"credential.{sender}.helper"
+    usergit.user_git(["config", "--replace-all", key, ""], path)  # other helpers need not hear of it
+    usergit.user_git(["config", "--add", key, helper], path)
+    return url

@@ -1,0 +1,111 @@
+"""`trainforge submit`: train what lies in the folder, committed or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainforge.commands.common import json_option, next_step, print_json, say
+
+if TYPE_CHECKING:
+    from trainforge.client import Client
+    from trainforge.config.views import JobDetail
+    from trainforge.project import Project
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path, exists=True), default=".")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Train on this many machines, whatever the manifest says."
+)
+@click.option(
+    "--executor", "executors", multiple=True, metavar="NAME", help="Only on this executor; repeatable."
+)
+@click.option(
+    "--remote", default="", metavar="NAME", help="The git remote to push to, instead of `trainforge`."
+)
+@click.option(
+    "--follow", "-f", is_flag=True, help="Print the job's output; its exit code is the job's outcome."
+)
+@json_option
+def submit(  # noqa: PLR0917 - click passes by name
+    path: Path, workers: int | None, executors: tuple[str, ...], remote: str, follow: bool, as_json: bool
+) -> int:
+    """Train the project as it is now, uncommitted and untracked files included.
+
+    PATH is the project's folder or its manifest. The commit that carries your changes goes to a throw-away
+    branch of the remote; your index, branch and files stay as they are.
+    """
+    from trainforge import project
+    from trainforge.client import Client
+
+    overrides = project.workers(workers)
+    found = project.load(path, overrides)
+    with Client.configured() as client:
+        request = _push(client, found, remote)
+        job = client.submit({**request, "overrides": overrides, "executors": list(executors)})
+        if as_json and not follow:
+            print_json(job.model_dump(mode="json"))
+        elif not as_json:
+            _show(job, request)
+        return _follow(client, job, as_json=as_json) if follow else 0
+
+
+def _push(client: Client, found: Project, remote: str) -> dict[str, Any]:
+    """Bring the work tree as a commit to the remote; what the sender is to be asked for."""
+    from trainforge import project, usergit
+
+    repo = found.repository
+    url = project.push_url(found, remote, client.url)
+    name = project.builtin_name(client.url, url) or _watched_name(client, url)
+    subject = f"Submit {found.manifest.project.name} as it is in {usergit.user_name()}'s folder"
+    # The marker keeps the sender from reading the push itself as another wish to train.
+    taken = usergit.snapshot(repo, f"{subject}\n\n[skip train]")
+    branch = usergit.submit_branch(taken.commit)
+    credential = project.credential_for(url, client.url, client.token, repo)
+    usergit.push(repo, url, taken.commit, branch, credential)
+    return {
+        "repository": name,
+        "commit": taken.commit,
+        "manifest_path": found.manifest_path,
+        "ref": f"refs/heads/{branch}",
+    }
+
+
+def _watched_name(client: Client, url: str) -> str:
+    """The name under which the sender watches a remote.
+
+    Raises:
+        TrainForgeError: it does not.
+    """
+    from trainforge.config.errors import TrainForgeError
+    from trainforge.hooks.git import repository_id
+
+    wanted = repository_id(url)
+    for repository in client.repositories():
+        if repository.id == wanted or repository.url == url:
+            return repository.name
+    raise TrainForgeError(
+        f"the sender does not watch {url}",
+        hint="add it with `trainforge sender watch URL`, or push to the sender's own git server",
+        code="not_watched",
+    )
+
+
+def _show(job: JobDetail, request: dict[str, Any]) -> None:
+    click.echo(f"job {job.id} {job.state}")
+    say(f"  commit {request['commit'][:12]} of {request['repository']}")
+    for name, why in job.waiting.items():
+        say(f"  waits for {name}: {why}")
+    short = job.id[:8]
+    next_step(f"trainforge logs -f {short}", f"trainforge status {short}", f"trainforge pull {short}")
+
+
+def _follow(client: Client, job: JobDetail, *, as_json: bool) -> int:
+    from trainforge.commands.jobs import watch_job
+    from trainforge.commands.logs import show_lines
+
+    show_lines(client.follow_logs(job.id), prefixed=job.nodes > 1, as_json=as_json)
+    return watch_job(client, job.id, as_json=as_json)
