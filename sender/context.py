@@ -35,6 +35,10 @@ class Sender:
     # Of this process alone: authorises git's post-receive hook to ask back over loopback.
     hook_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
+    # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).
+    changed: set[str] = field(default_factory=set)
+    delivered: dict[str, float] = field(default_factory=dict)
+
     @property
     def id(self) -> str:
         return self.key.id
@@ -60,6 +64,7 @@ class Sender:
     def now(self) -> float:
         return self.clock()
 
-    def wake(self) -> None:
-        """Have the reconciler look at the unfinished jobs soon."""
+    def wake(self, *jobs: str) -> None:
+        """Have the reconciler look at these jobs now; without any, at all that have not ended."""
+        self.changed.update(jobs or {""})
         self.bell.ring(RECONCILE)

@@ -25,6 +25,12 @@ from sqlalchemy import (
     text,
 )
 
+
+def _one_of(column: str, *values: str) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -58,10 +64,9 @@ repositories = Table(
     metadata,
     Column("id", Text, primary_key=True),  # "builtin:<name>" or "git:<normalised url>"
     Column("name", Text, nullable=False, unique=True),
-    Column("url", Text, nullable=False),  # of the remote; for a built-in one, empty: see Sender.clone_url
-    Column(
-        "kind", Text, CheckConstraint("kind IN ('builtin','remote','local')", name="kind"), nullable=False
-    ),
+    Column("url", Text, nullable=False),  # of the remote; for a built-in one, empty
+    Column("kind", Text, nullable=False),
+    _one_of("kind", "builtin", "remote", "local"),
     Column("created", Float, nullable=False),
     # False until the heads of a remote that existed before it was watched were noted without a job.
     Column("primed", Boolean, nullable=False, server_default=text("false")),
@@ -91,12 +96,8 @@ events = Table(
     _text("ref"),
     _text("old"),
     _text("new"),
-    Column(
-        "decision",
-        Text,
-        CheckConstraint("decision IN ('job','ignored','refused')", name="decision"),
-        nullable=False,
-    ),
+    Column("decision", Text, nullable=False),
+    _one_of("decision", "job", "ignored", "refused"),
     _text("reason"),
     Column("jobs", _json(), nullable=False),
     Index("ix_events_repository", "repository_id", "id"),
@@ -138,15 +139,8 @@ jobs = Table(
     Column("created", Float, nullable=False),
     Column("started", Float),
     Column("ended", Float),
-    Column(
-        "state",
-        Text,
-        CheckConstraint(
-            "state IN ('pending','planning','dispatching','running','completed','failed','cancelled')",
-            name="state",
-        ),
-        nullable=False,
-    ),
+    Column("state", Text, nullable=False),
+    _one_of("state", "pending", "planning", "dispatching", "running", "completed", "failed", "cancelled"),
     Column("version", Integer, nullable=False, server_default="0"),  # optimistic lock of the life cycle
     Column("ending", Text),  # the outcome decided, not yet seen on the remote
     _text("code"),
@@ -162,6 +156,9 @@ jobs = Table(
     _text("result_branch"),
     _text("result_path"),
     _text("result_commit"),
+    _text("result_outcome"),  # what the result on the remote says; the life cycle makes it the state
+    _text("result_code"),
+    _text("result_reason"),
     Column("artifacts", _json(), nullable=False),  # of the result: [{path, size, sha256}]
     Column("metrics", _json(), nullable=False),  # the newest value of each
     Column("progress", Float),
@@ -183,14 +180,9 @@ attempts = Table(
     metadata,
     Column("job_id", Text, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("number", Integer, nullable=False),
-    Column(
-        "state",
-        Text,
-        CheckConstraint(
-            "state IN ('offered','accepted','running','succeeded','failed','lost','superseded','cancelled')",
-            name="state",
-        ),
-        nullable=False,
+    Column("state", Text, nullable=False),
+    _one_of(
+        "state", "offered", "accepted", "running", "succeeded", "failed", "lost", "superseded", "cancelled"
     ),
     Column("token_incarnation", Integer, nullable=False),
     Column("token_number", BigInteger, nullable=False),
@@ -210,12 +202,8 @@ nodes = Table(
     Column("attempt", Integer, nullable=False),
     Column("rank", Integer, nullable=False),
     Column("executor_id", Text, ForeignKey("executors.id"), nullable=False),
-    Column(
-        "state",
-        Text,
-        CheckConstraint("state IN ('pending','running','completed','failed')", name="state"),
-        nullable=False,
-    ),
+    Column("state", Text, nullable=False),
+    _one_of("state", "pending", "running", "completed", "failed"),
     Column("phase", Text),
     _text("detail"),
     Column("gpus", _json(), nullable=False),

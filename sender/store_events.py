@@ -116,19 +116,34 @@ class EventStore(Database):
             rows = c.execute(
                 sa.select(table.c.ref, table.c.commit).where(table.c.repository_id == repository_id)
             )
-            return {ref: commit for ref, commit in rows}
+            return {row.ref: row.commit for row in rows}
 
     def prime(self, repository_id: str, heads: Mapping[str, str], event: NewEvent, now: float) -> None:
         """Take the heads that existed before a remote was watched as handled."""
         with self.write() as c:
             for ref, commit in heads.items():
-                self._move_head(c, repository_id, ref, "", commit, now)
+                self._move_head(c, repository_id, ref, move=("", commit), now=now)
             table = s.repositories
             c.execute(sa.update(table).where(table.c.id == repository_id).values(primed=True))
             self._add_event(c, event, [], now)
 
-    def _move_head(self, c: Connection, repository_id: str, ref: str, old: str, new: str, now: float) -> bool:
-        """Compare-and-swap: whether `ref` stood at `old` (empty: was not known) and now is at `new`."""
+    def move_head(self, repository_id: str, ref: str, move: tuple[str, str], now: float) -> bool:
+        """Mark a change as handled that nobody needs to hear of."""
+        with self.write() as c:
+            return self._move_head(c, repository_id, ref, move=move, now=now)
+
+    def results_branches(self, repository_id: str) -> set[str]:
+        """Branches that results of this repository's jobs go to."""
+        t = s.jobs
+        query = sa.select(t.c.result_branch).where(t.c.repository_id == repository_id).distinct()
+        with self.read() as c:
+            return {branch for branch in c.execute(query).scalars() if branch}
+
+    def _move_head(
+        self, c: Connection, repository_id: str, ref: str, *, move: tuple[str, str], now: float
+    ) -> bool:
+        """Compare-and-swap: whether `ref` stood at the old commit (empty: unknown) and is now at the new."""
+        old, new = move
         table = s.heads
         here = sa.and_(table.c.repository_id == repository_id, table.c.ref == ref)
         if not old:
@@ -148,7 +163,7 @@ class EventStore(Database):
     def record_push(self, event: NewEvent, jobs: list[NewJob], now: float) -> list[str] | None:
         """Mark a head as handled, with the event and its jobs, at once; None if somebody else has."""
         with self.write() as c:
-            if not self._move_head(c, event.repository_id, event.ref, event.old, event.new, now):
+            if not self._move_head(c, event.repository_id, event.ref, move=(event.old, event.new), now=now):
                 return None
             self._add_event(c, event, jobs, now)
             return [job.id for job in jobs]
@@ -162,6 +177,11 @@ class EventStore(Database):
     def record_event(self, event: NewEvent, now: float) -> None:
         with self.write() as c:
             self._add_event(c, event, [], now)
+
+    def count_reruns(self, job: str) -> int:
+        with self.read() as c:
+            query = sa.select(sa.func.count()).select_from(s.jobs).where(s.jobs.c.rerun_of == job)
+            return int(c.execute(query).scalar_one())
 
     def first_delivery(self, source: str, delivery: str, now: float) -> bool:
         """Whether this delivery id is new; it is remembered."""

@@ -219,7 +219,7 @@ class ExecutorStore(Database):
             c.execute(refused.values(refused=why or "refused", closed=now))
 
     def add_job_credential(
-        self, digest: str, job: str, executor: str, repository: str, now: float, expires: float
+        self, digest: str, *, job: str, executor: str, repository: str, now: float, expires: float
     ) -> None:
         table = s.job_credentials
         with self.write() as c:

@@ -1,0 +1,59 @@
+"""Fencing tokens that only ever go up, also when the database is restored from a backup.
+
+A file beside the database repeats the last token given out. If the database is behind the file, or the
+file is missing, this may be an older copy of the database, whose next numbers may have been used: the
+incarnation goes up, and with it every token from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from trainforge.config.messages import FencingToken
+from trainforge.sender.store import Store
+
+_KEY = "fence_incarnation"
+
+
+class Fence:
+    def __init__(self, store: Store, path: Path) -> None:
+        self._store, self._path = store, path
+        self.incarnation = self._recognise()
+
+    def next(self) -> FencingToken:
+        """A new token, on disk in both places before anybody hears of it."""
+        token = self._store.next_token(self.incarnation)
+        self._write(token.number)
+        return token
+
+    def _recognise(self) -> int:
+        known = self._store.get_meta(_KEY)
+        number = int(self._store.get_meta("fence_number") or 0)
+        file = self._read()
+        if known is None and file is None:
+            incarnation = 1
+        elif known is not None and file is not None and file <= (int(known), number):
+            incarnation = int(known)
+        else:
+            incarnation = max(int(known or 0), file[0] if file else 0) + 1
+        self._store.set_meta(_KEY, str(incarnation))
+        self.incarnation = incarnation
+        self._write(number)
+        return incarnation
+
+    def _read(self) -> tuple[int, int] | None:
+        try:
+            data = json.loads(self._path.read_text())
+            return int(data["incarnation"]), int(data["number"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write(self, number: int) -> None:
+        aside = self._path.with_suffix(".new")
+        with aside.open("w") as file:
+            json.dump({"incarnation": self.incarnation, "number": number}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self._path)

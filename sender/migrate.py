@@ -1,0 +1,51 @@
+"""Bringing a database's schema up to date: alembic's steps from `migrations/`, in one transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from trainforge.config.errors import SettingsError
+
+FOLDER = Path(__file__).resolve().parent / "migrations"
+HEAD = "0001"  # the newest step; a test compares it with the folder
+
+
+def current(connection: Connection) -> str | None:
+    """The step that this database is at; None for an empty one."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
+    return str(row[0]) if row else None
+
+
+def migrate(engine: Engine) -> None:
+    """Take every step that is missing, all of them or none.
+
+    Raises:
+        SettingsError: the database was written by a newer TrainForge.
+    """
+    with engine.begin() as connection:
+        if connection.dialect.name == "postgresql":  # one of several starting senders migrates
+            connection.exec_driver_sql("SELECT pg_advisory_xact_lock(724837)")
+        at = current(connection)
+        if at == HEAD:
+            return
+        if at is not None and at > HEAD:
+            raise SettingsError(
+                f"the database is at schema {at}, this program knows {HEAD}", hint="upgrade this sender"
+            )
+        _upgrade(connection)
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - a quarter of a second that an up-to-date database saves
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

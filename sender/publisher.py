@@ -1,0 +1,180 @@
+"""Results seen from the sender: the record of a job, publishing where no executor can, and looking.
+
+Everything here runs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from trainforge.config.errors import ManifestError, TrainForgeError
+from trainforge.config.failpoints import failpoint
+from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
+from trainforge.config.messages import OUTCOMES, Capabilities, Outcome
+from trainforge.config.reasons import REASONS
+from trainforge.config.result import (
+    JobRecord,
+    MetricRow,
+    NodeRecord,
+    commit_message,
+    result_files,
+)
+from trainforge.config.result_index import shared_files
+from trainforge.hooks.results import find_local_result, find_result, write_result
+from trainforge.sender.context import Sender
+from trainforge.sender.events import Place, place_of
+from trainforge.sender.facts import Result
+
+
+def manifest_of(row: Any) -> Manifest | None:
+    """The manifest that a job's row asks for, overrides included; None if it cannot be used."""
+    if row["problems"]:
+        return None
+    try:
+        manifest = parse_manifest(row["manifest_text"], row["manifest_path"])
+        return apply_overrides(manifest, row["overrides"])
+    except ManifestError:
+        return None
+
+
+def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRecord:
+    """Everything known of a job, as the result tells it."""
+    row = sender.store.job(job)
+    repo = sender.store.repository(row["repository_id"])
+    history = sender.store.history(job)
+    manifest = manifest_of(row)
+    plan = row["plan"] or {}
+    code = row["code"]
+    return JobRecord(
+        job=row["id"],
+        project=row["project"],
+        repository=repo.name,
+        repository_url=clone_url(sender, repo.name) if repo.kind == "builtin" else repo.url,
+        ref=row["ref"],
+        commit=row["commit"],
+        subject=row["subject"],
+        author=row["author"],
+        manifest_path=row["manifest_path"],
+        manifest=row["manifest_text"],
+        resolved=manifest.model_dump(mode="json") if manifest else {},
+        plan=plan,
+        params=plan.get("params", {}),
+        results_branch=row["result_branch"],
+        source=row["source"],
+        outcome=outcome or row["ending"] or "failed",
+        code=code,
+        reason=row["reason"],
+        hint=REASONS[code].hint if code in REASONS else "",
+        created=row["created"],
+        started=row["started"],
+        ended=sender.now(),
+        attempt=row["attempt"],
+        nodes=[_node_record(node) for node in history["nodes"]],
+        timeline=[dict(line) for line in history["timeline"]],
+        metrics=[
+            MetricRow.model_validate({k: p[k] for k in MetricRow.model_fields}) for p in history["metrics"]
+        ],
+        primary=(manifest.metrics.primary or "") if manifest else "",
+        mode=manifest.metrics.mode if manifest else "max",
+        logs=sender.store.logs_of(job, row["attempt"]),
+        notices=_notices(row, manifest, plan),
+        rerun_of=row["rerun_of"],
+    )
+
+
+def _node_record(node: Any) -> NodeRecord:
+    outcome = node["outcome"] or {}
+    return NodeRecord(
+        rank=node["rank"],
+        executor=node["executor_id"],
+        name=node["name"],
+        state=node["state"],
+        code=node["code"],
+        reason=node["reason"],
+        exit_code=node["exit_code"],
+        tail=outcome.get("tail", ""),
+        capabilities=Capabilities.model_validate(node["capabilities"]),
+    )
+
+
+def _notices(row: Any, manifest: Manifest | None, plan: dict[str, Any]) -> list[str]:
+    notices = [problem["detail"] for problem in row["problems"]]
+    notices += plan.get("notices", [])
+    if manifest is not None:
+        notices += [f"{key} is accepted, but not yet in effect" for key in manifest.inactive()]
+    return notices
+
+
+def clone_url(sender: Sender, name: str) -> str:
+    """Where executors and people clone a repository of the built-in server."""
+    return f"{sender.base_url.rstrip('/')}/git/{name}.git"
+
+
+def _results_mirror(sender: Sender, place: Place) -> Any:
+    name = hashlib.sha256(place.repo.id.encode()).hexdigest()[:20]
+    return sender.data_dir / "results" / f"{name}.git"
+
+
+def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
+    """Commit the job's result to the remote, unless it has one; gives what the remote then says.
+
+    Raises:
+        TrainForgeError: git's words (GitBlocked: never; GitUnreachable and others: not now).
+    """
+    row = sender.store.job(job)
+    place = place_of(sender, sender.store.repository(row["repository_id"]))
+    record = record_of(sender, job)
+    failpoint("sender-before-publish")
+    written = write_result(
+        _results_mirror(sender, place),
+        place.url,
+        row["result_branch"],
+        row["result_path"],
+        dict(result_files(record, [])),
+        lambda read: shared_files(record, read),
+        message=commit_message(record),
+        credential=place.credential,
+        allow_file=place.local,
+    )
+    if written.already:
+        found = look(sender, job)
+        if found is not None:
+            return found
+    failpoint("sender-after-publish")
+    return Result(record.outcome, written.commit, record.code, record.reason), []
+
+
+def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None:
+    """The job's result as the remote has it, with its artifacts; None if it has none.
+
+    Raises:
+        TrainForgeError: the remote cannot be read, or the result there is not one.
+    """
+    row = sender.store.job(job)
+    place = place_of(sender, sender.store.repository(row["repository_id"]))
+    if place.builtin:
+        found = find_local_result(place.mirror, row["result_branch"], row["result_path"])
+    else:
+        found = find_result(
+            _results_mirror(sender, place),
+            place.url,
+            row["result_branch"],
+            row["result_path"],
+            credential=place.credential,
+            allow_file=place.local,
+        )
+    if found is None:
+        return None
+    commit, data = found
+    try:
+        said = json.loads(data)
+        outcome, artifacts = said["outcome"], said.get("artifacts", [])
+        usable = said["job"] == job and outcome in OUTCOMES and isinstance(artifacts, list)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        usable = False
+    if not usable:
+        raise TrainForgeError(f"{row['result_path']}/result.json on the remote is not this job's result")
+    result = Result(outcome, commit, str(said.get("code", "")), str(said.get("reason", ""))[:8000])
+    return result, [artifact for artifact in artifacts if isinstance(artifact, dict)]

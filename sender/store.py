@@ -1,0 +1,46 @@
+"""The sender's working memory: every method is one transaction, and nobody else writes these tables.
+
+The parts are by subject (`store_events`, `store_executors`, `store_jobs`, `store_journal`); this module
+joins them and brings the schema up to date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from trainforge.config.errors import SettingsError
+from trainforge.sender.database import database_url
+from trainforge.sender.migrate import migrate
+from trainforge.sender.store_events import EventStore
+from trainforge.sender.store_executors import ExecutorStore
+from trainforge.sender.store_journal import JournalStore
+
+
+class Store(EventStore, ExecutorStore, JournalStore):
+    @classmethod
+    def open(cls, url: str, data_dir: Path) -> Store:
+        """Connect, check and migrate. `url` may be empty: SQLite in the data directory.
+
+        Raises:
+            SettingsError: the database cannot be used.
+        """
+        store = cls(database_url(url, data_dir))
+        try:
+            if store.is_sqlite:
+                data_dir.mkdir(parents=True, exist_ok=True)
+                store.check()
+            migrate(store.engine)
+        except sa.exc.DatabaseError as error:
+            raise SettingsError(
+                f"the database cannot be used: {error.orig}", hint="check database_url, or restore a backup"
+            ) from error
+        return store
+
+    def check(self) -> None:
+        """Refuse a damaged SQLite file before anything is built upon it."""
+        with self.read() as c:
+            verdict = c.exec_driver_sql("PRAGMA quick_check(1)").scalar()
+        if verdict != "ok":
+            raise SettingsError(f"the database is damaged: {verdict}", hint="restore the newest backup")
