@@ -1,0 +1,129 @@
+"""What this machine has and what of it is in use. Versions come from metadata: torch is never imported."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+import pynvml
+
+from trainforge.config.messages import Capabilities, Gpu, Load
+
+
+def version_of(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def host_id() -> str:
+    """The same for all executors of one machine, and of no use to anybody else."""
+    for path in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):
+        try:
+            return hashlib.sha256(Path(path).read_bytes().strip()).hexdigest()[:16]
+        except OSError:
+            continue
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:16]
+
+
+def cpu_count() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) or 1
+
+
+def memory_bytes() -> int:
+    """The machine's memory, or the control group's share of it."""
+    total = int(psutil.virtual_memory().total)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            return min(total, int(Path(path).read_text()))
+        except (OSError, ValueError):
+            continue
+    return total
+
+
+def capabilities(
+    data_dir: Path, *, labels: Mapping[str, str] | None = None, max_jobs: int = 1
+) -> Capabilities:
+    return Capabilities(
+        hostname=socket.gethostname(),
+        host_id=host_id(),
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        cpu_count=cpu_count(),
+        memory_bytes=memory_bytes(),
+        disk_free_bytes=int(psutil.disk_usage(str(data_dir)).free),
+        gpus=gpus(),
+        python=platform.python_version(),
+        torch=version_of("torch"),
+        accelerate=version_of("accelerate"),
+        trainforge=version_of("trainforge"),
+        labels=dict(labels or {}),
+        max_jobs=max_jobs,
+    )
+
+
+def load(data_dir: Path) -> Load:
+    percent, memory = _gpu_load()
+    return Load(
+        cpu_percent=psutil.cpu_percent(),
+        memory_bytes=int(psutil.virtual_memory().used),
+        disk_free_bytes=int(psutil.disk_usage(str(data_dir)).free),
+        gpu_percent=percent,
+        gpu_memory_bytes=memory,
+    )
+
+
+@functools.cache
+def _nvml() -> bool:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return False
+    return True
+
+
+def gpus() -> list[Gpu]:
+    if not _nvml():
+        return []
+    driver = _text(pynvml.nvmlSystemGetDriverVersion())
+    cuda = pynvml.nvmlSystemGetCudaDriverVersion()
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        found.append(
+            Gpu(
+                uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+                model=_text(pynvml.nvmlDeviceGetName(handle)),
+                memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+                driver=driver,
+                cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
+            )
+        )
+    return found
+
+
+def _gpu_load() -> tuple[list[float], list[int]]:
+    percent: list[float] = []
+    memory: list[int] = []
+    if not _nvml():
+        return percent, memory
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        memory.append(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
+        try:
+            percent.append(float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
+        except pynvml.NVMLError:  # a slice of a GPU has no utilisation of its own
+            percent.append(0.0)
+    return percent, memory
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,84 @@
+"""Runs a program of a node's preparation: output to its setup log, stoppable, bounded in time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainforge.config.errors import NodeFailed
+
+TAIL = 4000
+PATIENCE_S = 5.0
+
+
+class Interrupted(Exception):  # noqa: N818 - control flow: somebody asked the node to stop
+    """The node is to stop; whoever asked knows why."""
+
+
+@dataclass
+class Setup:
+    """What every phase of preparing shares: where to log, until when, and whether to stop."""
+
+    log: Path
+    deadline: float  # monotonic
+    stopping: Callable[[], bool]
+
+    def check(self) -> None:
+        if self.stopping():
+            raise Interrupted
+        if time.monotonic() > self.deadline:
+            raise NodeFailed("preparing took longer than timeout.setup allows", code="timeout_setup")
+
+    def say(self, text: str) -> None:
+        with self.log.open("a") as file:
+            file.write(text.rstrip("\n") + "\n")
+
+    def run(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], code: str) -> None:
+        """Raises NodeFailed with `code` and the end of the output when the program fails."""
+        self.check()
+        start = self.log.stat().st_size if self.log.exists() else 0
+        with self.log.open("ab") as output:
+            process = subprocess.Popen(
+                list(argv),
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            self._wait(process)
+        finally:
+            _end(process)
+        if process.returncode != 0:
+            with self.log.open("rb") as file:
+                file.seek(start)
+                tail = file.read()[-TAIL:].decode("utf-8", "replace").strip()
+            shown = " ".join(argv)[:300]
+            raise NodeFailed(f"`{shown}` exited with {process.returncode}\n{tail}", code=code)
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> None:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.1)
+                return
+            self.check()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Nothing of the program's group outlives it."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE_S)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

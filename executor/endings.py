@@ -1,0 +1,140 @@
+"""Why a training ended, told from its exit record and the last words of its processes."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainforge.config.messages import Ended, StopOrder
+from trainforge.executor.supervise import Exit
+
+TAIL_BYTES = 64 * 1024
+TAIL_LINES = 40
+TEXT_LIMIT = 8000
+_ROOT_CAUSE = re.compile(
+    r"Root Cause.*?^\s*rank\s*:\s*(\d+).*?^\s*exitcode\s*:\s*(-?\d+)", re.DOTALL | re.MULTILINE
+)
+_MEMORY = re.compile(
+    r"OutOfMemoryError|CUDA out of memory|^MemoryError|Cannot allocate memory|DefaultCPUAllocator",
+    re.MULTILINE,
+)
+_DISK = re.compile(r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]")
+
+
+@dataclass(frozen=True)
+class Words:
+    """The last output of a node's processes."""
+
+    launcher: str
+    ranks: dict[int, str]  # global rank -> end of its standard error, or of its output where that is empty
+
+
+def last_words(logs: Path) -> Words:
+    ranks: dict[int, str] = {}
+    for path in sorted(logs.glob("[0-9]*.stderr")):
+        rank = int(path.stem)
+        ranks[rank] = _tail(path) or _tail(path.with_suffix(".stdout"))
+    return Words(_tail(logs / "node.stderr"), ranks)
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - TAIL_BYTES))
+            return file.read().decode("utf-8", "replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def ended(
+    done: Exit,
+    words: Words,
+    *,
+    stop: StopOrder | None,
+    ranks: list[dict[str, int]],
+    processes: int,
+    world_size: int,
+    run_timeout: float | None,
+) -> Ended:
+    """The node's `ended` record. What was asked for comes before what was found."""
+    code, rank = root_cause(done, words)
+    reported = ranks[0]["world_size"] if ranks else None
+    finished = done.exit_code == 0 and not done.killed
+    if stop is not None and not finished:
+        return Ended(exit_code=code, code=stop.code, reason=stop.reason, world_size=reported)
+    if done.lost:
+        return Ended(code="lost", reason="the training's supervisor was killed", world_size=reported)
+    if done.stopped == "timeout_run":
+        reason = f"the training took longer than timeout.run, {run_timeout:g} s" if run_timeout else ""
+        return _failed(code, "timeout_run", reason, "", reported)
+    if done.stopped == "stop" and not finished:
+        return Ended(
+            exit_code=code, code="stopped", reason="the machine is shutting down", world_size=reported
+        )
+    if code != 0:
+        tail = words.ranks.get(rank, "") if rank is not None else ""
+        tail = tail or next(filter(None, words.ranks.values()), "") or words.launcher
+        reason_code, reason = classify(code, tail + "\n" + words.launcher)
+        return _failed(code, reason_code, reason, tail, reported)
+    if len(ranks) < processes or any(item["world_size"] != world_size for item in ranks):
+        reason = f"{len(ranks)} of {processes} processes ran here, in a world of {reported} instead of {world_size}"
+        return _failed(code, "wrong_world_size", reason, "", reported)
+    return Ended(exit_code=0, world_size=reported)
+
+
+def _failed(code: int | None, reason_code: str, reason: str, tail: str, reported: int | None) -> Ended:
+    lines = "\n".join(tail.splitlines()[-TAIL_LINES:])[-TEXT_LIMIT:]
+    return Ended(exit_code=code, code=reason_code, reason=reason[:2000], tail=lines, world_size=reported)
+
+
+def root_cause(done: Exit, words: Words) -> tuple[int | None, int | None]:
+    """Exit code and rank of the process that failed first; torchrun itself always exits with 1."""
+    if done.exit_code == 0:
+        return 0, None
+    found = _ROOT_CAUSE.search(words.launcher)
+    if found:
+        return int(found[2]), int(found[1])
+    for rank, text in words.ranks.items():
+        if "Traceback (most recent call last)" in text:
+            return done.exit_code, rank
+    return done.exit_code, None
+
+
+def classify(code: int | None, text: str) -> tuple[str, str]:
+    """Code and reason of a training that failed by itself."""
+    last = next((line.strip() for line in reversed(text.strip().splitlines()) if line.strip()), "")
+    if _MEMORY.search(text):
+        return "out_of_memory", _matching(text, _MEMORY) or "the training ran out of memory"
+    if _DISK.search(text):
+        return "disk_full", _matching(text, _DISK)
+    if code == -signal.SIGKILL:
+        return "out_of_memory", "a process was killed by SIGKILL, which mostly means that the memory ran out"
+    if code == 127:
+        return "script_failed", f"the program could not be started: {last}"
+    how = f"was ended by {signal_name(-code)}" if code is not None and code < 0 else f"exited with {code}"
+    error = _exception(text)
+    return "script_failed", f"the training {how}" + (f": {error}" if error else "")
+
+
+def signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _matching(text: str, pattern: re.Pattern[str]) -> str:
+    return next((line.strip()[:500] for line in text.splitlines() if pattern.search(line)), "")
+
+
+def _exception(text: str) -> str:
+    """The line that ends the first traceback."""
+    lines = text.splitlines()
+    for index, line in enumerate(lines):
+        if line.startswith("Traceback (most recent call last)"):
+            rest = (part for part in lines[index + 1 :] if part and not part.startswith((" ", "\t")))
+            return next(rest, "")[:500]
+    return ""

@@ -1,0 +1,161 @@
+"""The executor's side of the sender's HTTP interface: every request signed, every answer checked."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from trainforge.config.errors import (
+    Conflict,
+    Forbidden,
+    MessageInvalid,
+    NotFound,
+    NotTrusted,
+    TooLarge,
+    TrainForgeError,
+    Unreachable,
+)
+from trainforge.config.messages import (
+    Claim,
+    ClaimReply,
+    FencingToken,
+    GitCredential,
+    Heartbeat,
+    HeartbeatReply,
+    JournalAck,
+    JournalBatch,
+    NodeKey,
+    Record,
+)
+from trainforge.config.result import JobRecord
+from trainforge.config.trust import SigningKey, sign_request
+from trainforge.executor.identity import ExecutorIdentity
+
+TIMEOUT_S = 20.0
+CLAIM_WAIT_S = 20.0
+MARGIN_S = 15.0
+_KINDS: dict[int, type[TrainForgeError]] = {
+    401: NotTrusted, 403: Forbidden, 404: NotFound, 409: Conflict, 413: TooLarge, 422: MessageInvalid,
+}  # fmt: skip
+
+Reply = TypeVar("Reply", bound=BaseModel)
+
+
+class SenderLink:
+    """Requests to the one sender that this executor has joined; safe to use from several threads."""
+
+    def __init__(self, identity: ExecutorIdentity, key: SigningKey) -> None:
+        self.identity = identity
+        self.key = key
+        self.client = httpx2.Client(base_url=identity.sender_url, timeout=TIMEOUT_S, trust_env=False)
+        self._lock = threading.Lock()
+        self._trusted_until = 0.0
+
+    def close(self) -> None:
+        self.client.close()
+
+    # --- the lease -------------------------------------------------------------------------------------
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the lease certainly still holds, by this machine's own steady clock."""
+        with self._lock:
+            return time.monotonic() < self._trusted_until
+
+    def _renewed(self, asked: float, lease_ttl: float) -> None:
+        """A lease counts from before the request was sent; the margin is for what cannot be known."""
+        with self._lock:
+            margin = min(MARGIN_S, lease_ttl / 4)
+            self._trusted_until = max(self._trusted_until, asked + lease_ttl - margin)
+
+    # --- requests --------------------------------------------------------------------------------------
+
+    def heartbeat(self, message: Heartbeat) -> HeartbeatReply:
+        asked = time.monotonic()
+        reply = self._send("POST", "/v1/heartbeat", message, HeartbeatReply)
+        self._renewed(asked, reply.lease_ttl)
+        return reply
+
+    def claim(self, accepted: Sequence[str], wait_s: float = CLAIM_WAIT_S) -> tuple[str, ClaimReply]:
+        """The challenge that the orders must answer, and the orders."""
+        challenge = secrets.token_urlsafe(24)
+        message = Claim(challenge=challenge, wait_s=wait_s, accepted=list(accepted))
+        return challenge, self._send("POST", "/v1/claims", message, ClaimReply, timeout=wait_s + TIMEOUT_S)
+
+    def journal(self, node: NodeKey, token: FencingToken, after: int, records: list[Record]) -> int:
+        """Hand over records; returns up to where the sender has them."""
+        message = JournalBatch(token=token, after=after, records=records)
+        return self._send("POST", f"{_path(node)}/journal", message, JournalAck).acknowledged
+
+    def credential(self, node: NodeKey) -> GitCredential:
+        return self._send("POST", f"{_path(node)}/credential", None, GitCredential)
+
+    def record(self, node: NodeKey) -> JobRecord:
+        return self._send("GET", f"{_path(node)}/record", None, JobRecord, timeout=60)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        message: BaseModel | None,
+        reply: type[Reply],
+        timeout: float = TIMEOUT_S,
+    ) -> Reply:
+        body = b"" if method == "GET" else (message.model_dump_json().encode() if message else b"{}")
+        proof = sign_request(
+            self.key,
+            subject=self.identity.executor,
+            audience=self.identity.sender,
+            method=method,
+            path=path,
+            body=body,
+            now=time.time(),
+        )
+        headers = {"Authorization": proof, "Content-Type": "application/json"}
+        try:
+            answer = self.client.request(method, path, content=body, headers=headers, timeout=timeout)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise Unreachable(
+                f"the sender at {self.identity.sender_url} cannot be reached: {error}"
+            ) from error
+        return parse(answer, reply)
+
+
+def parse(answer: httpx2.Response, reply: type[Reply]) -> Reply:
+    """The answer as a message.
+
+    Raises:
+        TrainForgeError: the kind that the status stands for, in the sender's words.
+    """
+    if answer.status_code >= 300:
+        raise problem(answer)
+    try:
+        return reply.model_validate_json(answer.content)
+    except ValidationError as error:
+        raise MessageInvalid(f"the sender's answer is not a {reply.__name__}") from error
+
+
+def problem(answer: httpx2.Response) -> TrainForgeError:
+    """An RFC 9457 problem document as the error that it was."""
+    data: dict[str, Any] = {}
+    try:
+        said = json.loads(answer.content)
+        data = said if isinstance(said, dict) else {}
+    except ValueError:
+        pass
+    words = str(data.get("detail") or data.get("title") or f"the sender answered {answer.status_code}")[:2000]
+    kind = _KINDS.get(answer.status_code)
+    if kind is None:
+        kind = Unreachable if answer.status_code >= 500 or answer.status_code == 429 else TrainForgeError
+    return kind(words, hint=str(data.get("hint") or "")[:500], code=str(data.get("code") or kind.code)[:100])
+
+
+def _path(node: NodeKey) -> str:
+    return f"/v1/nodes/{node.job}/{node.attempt}/{node.rank}"

@@ -1,0 +1,478 @@
+"""One node of a job, from its first order to its last: the phases, called in order.
+
+Everything that matters is in the node's folder, so a node that is built again over the same folder, after
+whatever killed the executor, goes on where it was: a phase that is done leaves something that says so.
+
+    orders.jsonl      accepted orders             journal.jsonl, acknowledged   what was said
+    work/             the checkout                environment.json              the chosen Python
+    run/              the supervisor's folder     output/                       TRAINFORGE_OUTPUT_DIR
+    collected.json    artifacts/                  record.json                   ready to be published
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from trainforge.config.errors import ManifestError, NodeFailed, TrainForgeError
+from trainforge.config.failpoints import failpoint
+from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
+from trainforge.config.messages import (
+    Ended,
+    FencingToken,
+    ForgetOrder,
+    GitCredential,
+    LaunchOrder,
+    NodeKey,
+    NodePhase,
+    Order,
+    Phase,
+    ProbeOrder,
+    PublishOrder,
+    Reached,
+    Ready,
+    RunOrder,
+    Started,
+    StopOrder,
+)
+from trainforge.config.result import JobRecord
+from trainforge.executor import checkout, data, environment, launch, rendezvous, supervisor
+from trainforge.executor.commands import Interrupted, Setup
+from trainforge.executor.follow import Follower
+from trainforge.executor.journal import Journal
+from trainforge.executor.metrics import Patterns
+from trainforge.executor.orders import OrderBook
+from trainforge.executor.publishing import Publishing
+from trainforge.executor.supervise import Supervised
+from trainforge.executor.training import Watch
+
+log = logging.getLogger(__name__)
+
+SETUP_S = 3600.0  # until the manifest, which may say otherwise, has been read
+
+Body = TypeVar("Body")
+
+
+class Services(Protocol):
+    """What a node needs of the executor around it."""
+
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def advertise(self) -> list[str]: ...
+    @property
+    def environment_mode(self) -> str: ...
+    @property
+    def allow_file(self) -> bool: ...
+    def credential(self, node: NodeKey) -> GitCredential | None: ...
+    def record(self, node: NodeKey) -> JobRecord: ...
+    def trusted(self) -> bool: ...
+    def said(self) -> None: ...
+
+
+class Closing(Exception):  # noqa: N818
+    """The executor is going away; the node stays as it is for the next one."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    manifest: Manifest
+    python: str
+    data: Path
+
+
+class Node(threading.Thread):
+    """Runs one node in a thread of its own. `wake` after its orders have changed."""
+
+    def __init__(self, key: NodeKey, book: OrderBook, services: Services) -> None:
+        super().__init__(name=f"node-{key}", daemon=True)
+        self.key = key
+        self.book = book
+        self.services = services
+        self.folder = book.folder(key)
+        self.journal = Journal(self.folder / "journal.jsonl", services.said)
+        self.supervised = Supervised(self.folder / "run")
+        self.follower = Follower(self.journal)
+        self.acknowledged = self._read_acknowledged()
+        self.forgotten = False
+        self.begun = time.monotonic()
+        self._inbox = threading.Event()
+        self._closing = False
+        self._abandoned = False
+        self._local_stop: StopOrder | None = None
+        self._orders: list[Order] = book.read(key)
+        self._listener: rendezvous.Listener | None = None
+
+    # --- what others may call --------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._inbox.set()
+
+    def close(self) -> None:
+        """End the thread soon; training goes on."""
+        self._closing = True
+        self._inbox.set()
+
+    def stop(self, code: str, reason: str) -> None:
+        self._local_stop = StopOrder(code=code, reason=reason)
+        self._inbox.set()
+
+    def abandon(self) -> None:
+        """The sender no longer counts this node as ours: end it and remove it."""
+        self._abandoned = True
+        self.stop("superseded", "the sender gave this node to another executor")
+
+    def token(self) -> FencingToken:
+        return self._orders[-1].token
+
+    @property
+    def order(self) -> RunOrder:
+        first = self._orders[0].body
+        assert isinstance(first, RunOrder)  # noqa: S101 - nothing else opens a node
+        return first
+
+    @property
+    def fenced(self) -> bool:
+        """Whether the sender has stopped listening to this node."""
+        return self._abandoned or self.forgotten
+
+    @property
+    def active(self) -> bool:
+        """Whether it still takes one of the executor's places."""
+        return self.is_alive() and self.journal.find("ended") is None
+
+    def acknowledge(self, number: int) -> None:
+        if number > self.acknowledged:
+            self.acknowledged = min(number, self.journal.last)
+            aside = self.folder / ".acknowledged"
+            aside.write_text(str(self.acknowledged))
+            aside.replace(self.folder / "acknowledged")
+
+    def _read_acknowledged(self) -> int:
+        try:
+            return min(int((self.folder / "acknowledged").read_text()), self.journal.last)
+        except (OSError, ValueError):
+            return 0
+
+    # --- the whole -------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            if self.journal.find("ended") is None:
+                self._say_ended(self._until_ended())
+            self._after()
+        except Closing:
+            pass
+        except Exception:  # the process boundary of one node: the others go on
+            log.exception("node %s failed", self.key)
+        finally:
+            if self._listener:
+                self._listener.close()
+            if self._abandoned:
+                self._forget()
+            self.journal.close()
+
+    def _until_ended(self) -> Ended:
+        try:
+            prepared = self._prepare()
+            return self._train(prepared, self._meet(prepared))
+        except Closing:
+            raise
+        except Interrupted:
+            stop = self._stop_order()
+            return Ended(code=stop.code, reason=stop.reason) if stop else Ended(code="stopped")
+        except ManifestError as error:
+            return Ended(code="manifest_invalid", reason=str(error)[:2000])
+        except NodeFailed as error:
+            return Ended(code=error.code, reason=str(error)[:2000], tail=error.message[-8000:])
+        except OSError as error:
+            code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "internal"
+            log.exception("node %s", self.key)
+            return Ended(code=code, reason=str(error)[:2000])
+        except Exception as error:
+            log.exception("node %s", self.key)
+            return Ended(code="internal", reason=f"{type(error).__name__}: {error}"[:2000])
+
+    def _say_ended(self, ended: Ended) -> None:
+        while True:
+            try:
+                self.follower.drain()
+                self.journal.append("ended", ended)
+                self.journal.sync()
+            except OSError as error:  # a full disk, mostly: said as soon as there is room for it
+                log.error("node %s cannot write its journal: %s", self.key, error)  # noqa: TRY400
+                self._wait(5)
+            else:
+                return
+
+    def _phase(self, phase: NodePhase, detail: str = "") -> None:
+        last = self.journal.find("phase")
+        if last is None or (last.data["phase"], last.data["detail"]) != (phase, detail):
+            self.journal.append("phase", Phase(phase=phase, detail=detail))
+
+    # --- orders ----------------------------------------------------------------------------------------
+
+    def _wait(self, seconds: float) -> None:
+        """Until an order comes or the time is over."""
+        if self._inbox.wait(seconds):
+            self._inbox.clear()
+            self._orders = self.book.read(self.key)
+        if self._closing:
+            raise Closing
+
+    def _newest(self, kind: type[Body]) -> Body | None:
+        return next((order.body for order in reversed(self._orders) if isinstance(order.body, kind)), None)
+
+    def _stop_order(self) -> StopOrder | None:
+        return self._local_stop or self._newest(StopOrder)
+
+    def _tick(self) -> bool:
+        """Looked at often while preparing: whether to stop."""
+        if self._inbox.is_set() or self._closing:
+            self._wait(0)
+        self.follower.step()
+        return self._stop_order() is not None
+
+    # --- preparing -------------------------------------------------------------------------------------
+
+    def _prepare(self) -> Prepared:
+        kept = self.folder / "manifest.yaml"
+        if self.supervised.begun:  # a training that may be running is adopted, nothing is prepared again
+            return Prepared(self._parse(kept.read_bytes()), "", Path())
+        begun = time.monotonic()
+        setup = Setup(self.folder / "setup.log", begun + SETUP_S, self._tick)
+        self.follower.add(setup.log, -1, "setup")
+        setup.check()
+        self._phase("checkout")
+        data_dir = self.services.data_dir
+        mirror = checkout.fetch(
+            data_dir / "mirrors",
+            self.order,
+            setup,
+            lambda: self.services.credential(self.key),
+            lambda detail: self._phase("checkout", detail),
+            allow_file=self.services.allow_file,
+        )
+        content = checkout.read_manifest(mirror, self.order)
+        kept.write_bytes(content)
+        manifest = self._parse(content)
+        setup.deadline = begun + manifest.timeout.setup
+        checkout.work_tree(mirror, self.order, self.folder / "work")
+        self._check_script(manifest)
+        setup.check()
+        self._phase("environment")
+        python = self._environment(manifest, setup)
+        self._phase("data")
+        folder = data.prepare(manifest, data_dir / "cache" / "data", setup)
+        setup.check()
+        return Prepared(manifest, python, folder)
+
+    def _parse(self, content: bytes) -> Manifest:
+        manifest = apply_overrides(parse_manifest(content, self.order.manifest_path), self.order.overrides)
+        if self.services.environment_mode != "auto":
+            chosen = manifest.environment.model_copy(update={"mode": self.services.environment_mode})
+            manifest = manifest.model_copy(update={"environment": chosen})
+        return manifest
+
+    def _cwd(self, manifest: Manifest) -> Path:
+        work = (self.folder / "work").resolve()
+        cwd = (work / manifest.training.working_dir).resolve()
+        if not cwd.is_dir() or not cwd.is_relative_to(work):
+            raise NodeFailed(
+                f"training.working_dir: there is no folder {manifest.training.working_dir} in this commit",
+                code="script_missing",
+            )
+        return cwd
+
+    def _check_script(self, manifest: Manifest) -> None:
+        script = manifest.training.script
+        if script is not None and not (self._cwd(manifest) / script).is_file():
+            raise NodeFailed(
+                f"training.script: there is no file {script} in this commit", code="script_missing"
+            )
+
+    def _environment(self, manifest: Manifest, setup: Setup) -> str:
+        done = self.folder / "environment.json"
+        if done.exists():
+            python = str(json.loads(done.read_text())["python"])
+            if os.access(python, os.X_OK):
+                return python
+        cwd = self._cwd(manifest)
+        cache = self.services.data_dir / "cache" / "environments"
+        chosen = environment.prepare(manifest, cwd, cache, setup, os.environ)
+        env = launch.base_environment(os.environ)
+        env["PATH"] = f"{Path(chosen.python).parent}:{env.get('PATH', '/usr/bin:/bin')}"
+        env |= {name: str(value) for name, value in manifest.training.env.items()}
+        for command in manifest.training.setup:
+            setup.say(f"$ {command}")
+            setup.run(["/bin/sh", "-c", command], cwd=cwd, env=env, code="environment_failed")
+        supervisor.write_atomically(done, asdict(chosen))
+        return chosen.python
+
+    # --- the barrier -----------------------------------------------------------------------------------
+
+    def _meet(self, prepared: Prepared) -> launch.Meeting | None:
+        """Ready, and for several nodes: where they meet, once everybody is known to get there."""
+        if self.supervised.begun:
+            return None
+        if self.order.nodes == 1:
+            if self.journal.find("ready") is None:
+                self._phase("ready")
+                self.journal.append("ready", Ready())
+            return None
+        if self.key.rank == 0:
+            self._listen(prepared.manifest.distributed.port or 0)
+        elif self.journal.find("ready") is None:
+            self._phase("ready")
+            self.journal.append("ready", Ready())
+        probed: set[str] = set()
+        while (order := self._newest(LaunchOrder)) is None:
+            if self._stop_order() is not None:
+                raise Interrupted
+            self._probe(probed)
+            self._wait(30)
+        self._close_listener()
+        return launch.Meeting(order.master_address, order.master_port, self._interface(order.master_address))
+
+    def _listen(self, port: int) -> None:
+        """Open rank 0's port; after a restart the same one again, since the others may know it."""
+        said = self.journal.find("ready")
+        if said is not None:
+            known = Ready.model_validate(said.data)
+            self._listener = rendezvous.Listener(known.port, known.nonce)
+            return
+        try:
+            self._listener = rendezvous.Listener(port)
+        except OSError as error:
+            raise NodeFailed(
+                f"port {port} cannot be opened: {error.strerror}", code="rendezvous_unreachable"
+            ) from error
+        self._phase("ready")
+        self.journal.append("ready", rendezvous.ready(self._listener, self.services.advertise))
+
+    def _probe(self, probed: set[str]) -> None:
+        for order in self._orders:
+            if isinstance(order.body, ProbeOrder) and order.id not in probed:
+                probed.add(order.id)
+                self.journal.append("reached", rendezvous.probe(order.body))
+
+    def _interface(self, address: str) -> str:
+        """The interface through which this node meets the others."""
+        said = self.journal.find("reached")
+        source = Reached.model_validate(said.data).reached.get(address, "") if said else address
+        return rendezvous.interface_of(source or rendezvous.source_for(address))
+
+    def _close_listener(self) -> None:
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+
+    # --- training --------------------------------------------------------------------------------------
+
+    def _train(self, prepared: Prepared, meeting: launch.Meeting | None) -> Ended:
+        manifest = prepared.manifest
+        if not self.supervised.begun:
+            self._launch(prepared, meeting)
+        failpoint("executor.launch")
+        self.supervised.start()
+        if self.journal.find("started") is None:
+            self._phase("training")
+            spec = self.supervised.spec()
+            argv = [str(part)[:1000] for part in spec["commands"][0]["argv"]]
+            pid = self.supervised.pid() or 0
+            self.journal.append("started", Started(argv=argv, processes=int(spec["processes"]), pid=pid))
+        self.follower.patterns = Patterns.of(manifest.metrics.patterns)
+        self.follower.add(self.folder / "run" / "metrics.jsonl", 0, "metrics")
+        self.follower.add_ranks(self.folder / "run" / "logs")
+        watch = Watch(
+            self.supervised, self.follower, self.journal, wait=self._wait, stopping=self._stop_order
+        )
+        return watch.until_ended()
+
+    def _launch(self, prepared: Prepared, meeting: launch.Meeting | None) -> None:
+        manifest, order = prepared.manifest, self.order
+        folders = self._folders(manifest, prepared.data)
+        run_limit = manifest.timeout.run
+        planned = launch.plan_launch(
+            launch.Plan(
+                manifest=manifest,
+                node=self.key,
+                order=order,
+                folders=folders,
+                python=prepared.python,
+                inherited=os.environ,
+                meeting=meeting,
+                deadline=time.time() + run_limit if run_limit else 0.0,
+            )
+        )
+        self._cwd(manifest)
+        self.supervised.prepare(planned, timeout_s=run_limit, grace_s=manifest.timeout.grace)
+
+    def _folders(self, manifest: Manifest, data_folder: Path) -> launch.Folders:
+        run, output = self.folder / "run", self.folder / "output"
+        kept = self.services.data_dir / "checkpoints" / self.key.job
+        for folder in (run, output, kept):
+            folder.mkdir(parents=True, exist_ok=True)
+        params = run / "params.json"
+        params.write_text(json.dumps(self.order.params, indent=2) + "\n")
+        resume = max(kept.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+        wanted = manifest.checkpoint.resume == "auto" and self.key.attempt > 1
+        return launch.Folders(
+            work=self.folder / "work",
+            run=run,
+            output=output,
+            checkpoint=kept,
+            data=data_folder,
+            metrics_file=run / "metrics.jsonl",
+            params_file=params,
+            resume_from=str(resume) if resume and wanted else "",
+        )
+
+    # --- after the end ---------------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        """Publish when told to, until told to forget."""
+        while not self._abandoned:
+            if self._newest(ForgetOrder) is not None:
+                self._forget()
+                return
+            order = self._newest(PublishOrder)
+            if order is not None and not self._settled():
+                self._publish(order)
+            else:
+                self._wait(30)
+
+    def _settled(self) -> bool:
+        return self.journal.find("published") is not None or self.journal.find("finished") is not None
+
+    def _publish(self, order: PublishOrder) -> None:
+        kept = self.folder / "manifest.yaml"
+        manifest: Manifest | None = None
+        with contextlib.suppress(OSError, TrainForgeError):
+            manifest = self._parse(kept.read_bytes())
+        publishing = Publishing(
+            key=self.key,
+            folder=self.folder,
+            order=self.order,
+            publish=order,
+            manifest=manifest,
+            journal=self.journal,
+            services=self.services,
+        )
+        publishing.run(phase=self._phase, wait=self._wait, over=lambda: self._newest(ForgetOrder) is not None)
+
+    def _forget(self) -> None:
+        published = self.journal.find("published")
+        if published is None or published.data["outcome"] != "failed":
+            shutil.rmtree(self.services.data_dir / "checkpoints" / self.key.job, ignore_errors=True)
+        self.book.forget(self.key)
+        self.forgotten = True

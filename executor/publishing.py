@@ -1,0 +1,202 @@
+"""Commits a job's result: the sender's record and this node's artifacts, at most once, whatever crashes."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from trainforge.config.errors import Forbidden, NotFound, TrainForgeError
+from trainforge.config.failpoints import failpoint
+from trainforge.config.manifest import Manifest
+from trainforge.config.messages import (
+    Finished,
+    GitCredential,
+    NodeKey,
+    NodePhase,
+    Published,
+    PublishOrder,
+    PublishWaiting,
+    RunOrder,
+)
+from trainforge.config.result import Artifact, JobRecord, commit_message, result_files, result_path
+from trainforge.config.result_index import shared_files
+from trainforge.executor import collect, environment
+from trainforge.executor.journal import Journal
+from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
+from trainforge.hooks.results import write_result
+
+COLLECTED = "collected.json"
+REFUSALS = 5
+
+
+class LeaseEnded(TrainForgeError):  # noqa: N818
+    """The sender has not been heard of for too long: another executor may be publishing by now."""
+
+    code = "lease_ended"
+
+
+class Gathered(BaseModel):
+    """What was collected, as it stands on disk beside the copies."""
+
+    artifacts: list[Artifact]
+    copies: dict[str, str]  # path in the result -> file name below the node's artifacts folder
+    warnings: list[str]
+
+
+def gather(folder: Path, manifest: Manifest | None) -> Gathered:
+    """Collect artifacts once; a second call, after a crash too, gives what the first one found."""
+    done = folder / COLLECTED
+    if done.exists():
+        return Gathered.model_validate_json(done.read_bytes())
+    into = folder / "artifacts"
+    shutil.rmtree(into, ignore_errors=True)
+    work = folder / "work"
+    patterns: list[str] = []
+    max_size = 100 * 2**20
+    if manifest is not None:
+        work, patterns = work / manifest.training.working_dir, list(manifest.artifacts.paths)
+        max_size = int(manifest.artifacts.max_size)
+    found = collect.collect(folder / "output", work, patterns, into, max_size=max_size)
+    copies = {path: copy.name for path, copy in found.files.items()}
+    gathered = Gathered(artifacts=found.artifacts, copies=copies, warnings=found.warnings)
+    aside = done.with_suffix(".aside")
+    aside.write_text(gathered.model_dump_json())
+    aside.replace(done)
+    return gathered
+
+
+class Services(Protocol):
+    @property
+    def data_dir(self) -> Path: ...
+    @property
+    def allow_file(self) -> bool: ...
+    def credential(self, node: NodeKey) -> GitCredential | None: ...
+    def record(self, node: NodeKey) -> JobRecord: ...
+    def trusted(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """One node's result and the way to the remote. It waits on disk for as long as the remote is down."""
+
+    key: NodeKey
+    folder: Path  # the node's
+    order: RunOrder
+    publish: PublishOrder
+    manifest: Manifest | None
+    journal: Journal
+    services: Services
+
+    def run(
+        self,
+        *,
+        phase: Callable[[NodePhase], None],
+        wait: Callable[[float], None],
+        over: Callable[[], bool],
+    ) -> None:
+        """Until the result is on the remote, or cannot get there, or is `over` because somebody else's is."""
+        phase("collecting")
+        gathered = gather(self.folder, self.manifest)
+        phase("publishing")
+        refused = 0
+        for number in itertools.count():
+            try:
+                published = self._once(gathered)
+            except (GitBlocked, AddressRefused) as error:
+                self._give_up("publish_blocked", error.message)
+                return
+            except (GitAuthFailed, GitNotFound, NotFound, Forbidden) as error:
+                refused += 1
+                if refused > REFUSALS:
+                    self._give_up("internal", error.message)
+                    return
+                reason = error.message
+            except (TrainForgeError, OSError) as error:
+                reason = str(error)
+            else:
+                self.journal.append("published", published)
+                self.journal.sync()
+                return
+            pause = min(60.0, 2.0 ** min(number, 6)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+            waiting = PublishWaiting(reason=reason[:2000], next_try=time.time() + pause)
+            self.journal.append("publish_waiting", waiting)
+            wait(pause)
+            if over():
+                return
+
+    def _give_up(self, code: str, reason: str) -> None:
+        self.journal.append("finished", Finished(state="failed", code=code, reason=reason[:8000]))
+        self.journal.sync()
+
+    def _once(self, gathered: Gathered) -> Published:
+        record = self._record(gathered)
+        files: dict[str, bytes | Path] = dict(result_files(record, gathered.artifacts))
+        for path, name in gathered.copies.items():
+            files[f"artifacts/{path}"] = self.folder / "artifacts" / name
+        folder = result_path(record.job, record.created)
+        mirrors = self.services.data_dir / "results"
+        mirrors.mkdir(parents=True, exist_ok=True)
+        self._still_mine()
+        failpoint("executor.publish")
+        written = write_result(
+            mirrors / f"{hashlib.sha256(self.order.repository.url.encode()).hexdigest()[:32]}.git",
+            self.order.repository.url,
+            self.order.results_branch,
+            folder,
+            files,
+            lambda read: shared_files(record, read),
+            message=commit_message(record),
+            credential=self.services.credential(self.key),
+            allow_file=self.services.allow_file,
+            before_push=self._before_push,
+        )
+        failpoint("executor.pushed")
+        return Published(
+            branch=self.order.results_branch, path=folder, commit=written.commit, outcome=record.outcome
+        )
+
+    def _before_push(self) -> None:
+        failpoint("executor.push")
+        self._still_mine()
+
+    def _still_mine(self) -> None:
+        """A push is only for who holds the lease: past it another executor may be running the job."""
+        if not self.services.trusted():
+            raise LeaseEnded("the sender was not heard of for too long to publish")
+
+    def _record(self, gathered: Gathered) -> JobRecord:
+        """The sender's record of the job, kept on disk, with what only this machine knows added."""
+        kept = self.folder / "record.json"
+        if kept.exists():
+            return JobRecord.model_validate_json(kept.read_bytes())
+        record = self.services.record(self.key)
+        record = record.model_copy(
+            update={
+                "notices": [*record.notices, *gathered.warnings],
+                "environment": {**record.environment, **self._environment()},
+            }
+        )
+        aside = kept.with_suffix(".aside")
+        aside.write_text(record.model_dump_json())
+        aside.replace(kept)
+        return record
+
+    def _environment(self) -> dict[str, str]:
+        try:
+            chosen = json.loads((self.folder / "environment.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        files = {"environment.json": json.dumps(chosen, indent=2) + "\n"}
+        packages = environment.freeze(chosen["python"], os.environ)
+        return files | ({"requirements.lock.txt": packages} if packages else {})

@@ -1,0 +1,42 @@
+"""What every process of a training starts as: notes who it is, sends its output to files, becomes the script.
+
+Run by path with any interpreter (`python -I -S rank.py RUN_DIR NODE_RANK`), so it uses the standard library
+alone. What to run stands in the file `RUN_DIR/command`, its arguments ended by NUL: torchrun's parser
+stumbles over script options that resemble its own (`--n`), and never sees them this way. It ends in `exec`:
+the script keeps its own `__main__`, traceback and process id.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(argv: list[str]) -> None:
+    run, node_rank = argv[1], argv[2]
+    with open(f"{run}/command", "rb") as file:  # noqa: PTH123 - pathlib would double the start-up cost
+        command = file.read().split(b"\0")[:-1]
+    environ = os.environ
+    rank = int(environ.get("RANK", node_rank))
+    note = (
+        f'{{"rank": {rank}, "world_size": {int(environ.get("WORLD_SIZE", "1"))}, '
+        f'"local_rank": {int(environ.get("LOCAL_RANK", "0"))}, "pid": {os.getpid()}}}\n'
+    )
+    aside = f"{run}/ranks/.{rank}.{os.getpid()}"
+    with open(aside, "w") as file:  # noqa: PTH123
+        file.write(note)
+    os.replace(aside, f"{run}/ranks/{rank}.json")  # noqa: PTH105
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for descriptor, stream in ((1, "stdout"), (2, "stderr")):
+        log = os.open(f"{run}/logs/{rank}.{stream}", flags, 0o644)
+        os.dup2(log, descriptor)
+        os.close(log)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
+    except OSError as error:
+        sys.stderr.write(f"{os.fsdecode(command[0])}: {error.strerror}\n")
+        raise SystemExit(127) from None
+
+
+if __name__ == "__main__":
+    main(sys.argv)

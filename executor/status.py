@@ -1,0 +1,93 @@
+"""What an executor is doing, read from its data directory by whoever asks; no agent need run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from trainforge.config.errors import SettingsError
+from trainforge.config.messages import NodeKey, RunOrder
+from trainforge.config.settings import ExecutorSettings
+from trainforge.executor.capabilities import capabilities, load
+from trainforge.executor.identity import ExecutorIdentity
+from trainforge.executor.orders import OrderBook
+from trainforge.executor.supervise import Supervised
+
+
+def local_status(settings: ExecutorSettings) -> dict[str, Any]:
+    """The executor's identity, whether its agent runs, and its nodes with the phase each is in."""
+    identity: ExecutorIdentity | None = None
+    try:
+        identity = ExecutorIdentity.load(settings.data_dir)
+    except SettingsError as error:
+        problem = str(error)
+    else:
+        problem = ""
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    book = OrderBook(settings.data_dir)
+    return {
+        "name": settings.name,
+        "data_dir": str(settings.data_dir),
+        "joined": identity is not None,
+        "problem": problem,
+        "executor": identity.executor if identity else "",
+        "sender_url": identity.sender_url if identity else "",
+        "running": agent_runs(settings.data_dir),
+        "connection": settings.connection,
+        "max_jobs": settings.max_jobs,
+        "nodes": [_node(book, key) for key in book.known()],
+        "capabilities": capabilities(
+            settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs
+        ).model_dump(mode="json"),
+        "load": load(settings.data_dir).model_dump(mode="json"),
+        "time": time.time(),
+    }
+
+
+def agent_runs(data_dir: Path) -> bool:
+    try:
+        with (data_dir / "agent.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _node(book: OrderBook, key: NodeKey) -> dict[str, Any]:
+    orders = book.read(key)
+    folder = book.folder(key)
+    about: dict[str, Any] = {
+        "job": key.job, "attempt": key.attempt, "rank": key.rank,
+        "phase": "", "code": "", "reason": "", "training": Supervised(folder / "run").alive(),
+    }  # fmt: skip
+    if orders and isinstance(orders[0].body, RunOrder):
+        about |= {"project": orders[0].body.project, "nodes": orders[0].body.nodes}
+    for record in _records(folder / "journal.jsonl"):
+        if record.get("kind") == "phase":
+            about["phase"] = record["data"]["phase"]
+        elif record.get("kind") == "ended":
+            about |= {
+                "code": record["data"]["code"],
+                "reason": record["data"]["reason"],
+                "ended": record["time"],
+            }
+    return about
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    """Records without streams, leniently: the journal may be growing while it is read."""
+    found = []
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if b'"kind":"log"' in line[:100] or not line.endswith(b"\n"):
+                    continue
+                found.append(json.loads(line))
+    except (OSError, ValueError):
+        pass
+    return found

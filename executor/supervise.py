@@ -1,0 +1,167 @@
+"""Starts, finds again and stops the supervisor of a node; it never is the parent that training needs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from trainforge.config.messages import Usage
+from trainforge.executor import supervisor
+from trainforge.executor.launch import Launch
+
+PROGRAM = str(Path(__file__).with_name("supervisor.py"))
+MARK = "TRAINFORGE_SUPERVISION"
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a training ended. `lost`: its supervisor died before it could write that down."""
+
+    exit_code: int | None
+    stopped: str = ""  # stop, timeout_run
+    killed: bool = False
+    started: float = 0.0
+    ended: float = 0.0
+    max_rss_bytes: int = 0
+    cpu_s: float = 0.0
+    lost: bool = False
+
+
+class Supervised:
+    """The training of one node, known by its run folder alone."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self._child: subprocess.Popen[bytes] | None = None
+        self._processes: dict[int, psutil.Process] = {}
+
+    @property
+    def begun(self) -> bool:
+        return (self.run / "spec.json").exists()
+
+    def prepare(self, launch: Launch, *, timeout_s: float | None, grace_s: float) -> None:
+        """Write down what to run; from here on `start` may be called any number of times."""
+        for folder in ("logs", "ranks"):
+            (self.run / folder).mkdir(parents=True, exist_ok=True)
+        command = b"".join(os.fsencode(part) + b"\0" for part in launch.command)
+        (self.run / "command").write_bytes(command)
+        env = {**launch.env, MARK: secrets.token_hex(16)}
+        spec = {
+            "commands": [{"argv": launch.argv, "env": env}],
+            "cwd": str(launch.cwd),
+            "timeout_s": timeout_s,
+            "grace_s": grace_s,
+            "processes": launch.processes,
+            "world_size": launch.world_size,
+            "mark": env[MARK],
+        }
+        supervisor.write_atomically(self.run / "spec.json", spec)
+        (self.run / "spec.json").chmod(0o600)
+
+    def spec(self) -> dict[str, Any]:
+        data: dict[str, Any] = json.loads((self.run / "spec.json").read_text())
+        return data
+
+    def start(self) -> None:
+        """Start the supervisor, unless one lives or has lived: a training never starts twice."""
+        if self.alive() or (self.run / "supervisor.json").exists():
+            return
+        with (self.run / "supervisor.log").open("ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-I", "-S", PROGRAM, str(self.run)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+            )
+
+    def alive(self) -> bool:
+        """Whether a supervisor holds its lock, or was started a moment ago by this very object."""
+        if self._child is not None and self._child.poll() is None:
+            return True
+        try:
+            descriptor = os.open(self.run / "supervisor.lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs. What a dead supervisor left behind is killed first."""
+        record = self._read_exit()
+        if record is not None or self.alive():
+            return record
+        record = self._read_exit()  # it may have ended between the two looks
+        if record is None:
+            self.kill_leftovers()
+            record = Exit(None, lost=True)
+        return record
+
+    def _read_exit(self) -> Exit | None:
+        try:
+            return Exit(**json.loads((self.run / "exit.json").read_text()))
+        except FileNotFoundError:
+            return None
+
+    def stop(self, grace_s: float) -> None:
+        """Ask for TERM, grace, KILL. Returns at once; `exit` tells when it is over."""
+        if not (self.run / "stop.json").exists():
+            supervisor.write_atomically(self.run / "stop.json", {"grace_s": grace_s})
+        pid = self.pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGTERM)
+
+    def pid(self) -> int | None:
+        """The living supervisor's process id, checked against its start time."""
+        try:
+            data = json.loads((self.run / "supervisor.json").read_text())
+            if supervisor.start_time(data["pid"]) == data["start_time"]:
+                return int(data["pid"])
+        except (OSError, ValueError, KeyError):
+            pass
+        return None
+
+    def ranks(self) -> list[dict[str, int]]:
+        """What each process said of itself when it started."""
+        found = [json.loads(path.read_text()) for path in (self.run / "ranks").glob("[0-9]*.json")]
+        return sorted(found, key=lambda item: item["rank"])
+
+    def usage(self) -> Usage:
+        """Processor and memory in use by all of it, since the last call."""
+        pid = self.pid()
+        if pid is None:
+            return Usage()
+        percent, memory = 0.0, 0
+        for child in supervisor.descendants(pid):
+            with contextlib.suppress(psutil.Error):
+                process = self._processes.setdefault(child, psutil.Process(child))
+                percent += process.cpu_percent()
+                memory += process.memory_info().rss
+        return Usage(cpu_percent=round(percent, 1), memory_bytes=memory)
+
+    def kill_leftovers(self) -> None:
+        """Kill whatever still carries this run's mark in its environment."""
+        needle = f"{MARK}={self.spec()['mark']}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if needle in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGKILL)

@@ -1,0 +1,216 @@
+"""The small program that owns one node's training: starts it, waits for it, writes down how it ended.
+
+Run by path in a session of its own (`python -I -S supervisor.py RUN_DIR`), with the standard library alone,
+so that it outlives the executor that started it and costs next to nothing. `RUN_DIR` holds:
+
+    spec.json        what to run (written by the executor)
+    supervisor.lock  held for life: whoever can lock it knows that no supervisor lives
+    supervisor.json  written before training starts; a second supervisor that finds it does nothing
+    stop.json        written by the executor: {"grace_s": seconds}
+    exit.json        written once, last, atomically
+
+Training's processes may start sessions of their own (torchrun's workers do). The supervisor is their
+subreaper, so every descendant stays below it and is found when it has to go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+PR_SET_CHILD_SUBREAPER = 36
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+POLL_S = 0.5
+
+
+class Supervision:
+    """One run from start to exit record."""
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.spec: dict[str, Any] = json.loads((run / "spec.json").read_text())
+        self.statuses: dict[int, int | None] = {}
+        self.failed_first: int | None = None
+        self.reason = ""
+        self.kill_at: float | None = None
+        self.killed = False
+        self.started = time.time()
+        limit = self.spec.get("timeout_s")
+        self.deadline = time.monotonic() + limit if limit else None
+
+    def start(self) -> None:
+        with (
+            (self.run / "logs" / "node.stdout").open("ab") as out,
+            (self.run / "logs" / "node.stderr").open("ab") as err,
+        ):
+            for command in self.spec["commands"]:
+                try:
+                    process = subprocess.Popen(
+                        command["argv"],
+                        cwd=self.spec["cwd"],
+                        env=command["env"],
+                        stdin=subprocess.DEVNULL,
+                        stdout=out,
+                        stderr=err,
+                        start_new_session=True,
+                        preexec_fn=_unblock,  # noqa: PLW1509 - this program has one thread
+                    )
+                except OSError as error:
+                    err.write(f"{command['argv'][0]}: {error.strerror}\n".encode())
+                    self.failed_first = 127
+                    self.begin_stop("peer")
+                    return
+                process.returncode = 0  # reaped by `reap`, never by the Popen object
+                self.statuses[process.pid] = None
+
+    def watch(self) -> None:
+        while self.reap():
+            if all(status is not None for status in self.statuses.values()) and self.kill_at is None:
+                self.kill_at = time.monotonic()  # what the training left behind goes with it
+            now = time.monotonic()
+            if self.kill_at is not None and now >= self.kill_at:
+                self.kill_all()
+                continue
+            self.check_stop(now)
+            wait = POLL_S if self.kill_at is None else max(0.01, min(POLL_S, self.kill_at - now))
+            received = signal.sigtimedwait(SIGNALS, wait)
+            if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+                self.begin_stop("stop")
+
+    def check_stop(self, now: float) -> None:
+        if (self.run / "stop.json").exists():
+            self.begin_stop("stop")
+        elif self.deadline is not None and now >= self.deadline:
+            self.begin_stop("timeout_run")
+        elif self.failed_first is not None:
+            self.begin_stop("peer")
+
+    def begin_stop(self, reason: str) -> None:
+        if self.reason:
+            return
+        self.reason = reason
+        self.kill_at = time.monotonic() + self.grace()
+        for pid in self.statuses:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGTERM)
+
+    def grace(self) -> float:
+        try:
+            return float(json.loads((self.run / "stop.json").read_text())["grace_s"])
+        except (OSError, ValueError, KeyError):
+            return float(self.spec.get("grace_s", 30.0))
+
+    def kill_all(self) -> None:
+        """One round of SIGKILL to every descendant; the caller repeats it until none is left."""
+        for pid in descendants(os.getpid()):
+            self.killed = self.killed or self.statuses.get(pid, 0) is None
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        signal.sigtimedwait({signal.SIGCHLD}, 0.02)
+
+    def reap(self) -> bool:
+        """Collect what has ended; False when no child is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid in self.statuses:
+                code = os.waitstatus_to_exitcode(status)
+                self.statuses[pid] = code
+                if code != 0 and self.failed_first is None and not self.reason:
+                    self.failed_first = code
+
+    def finish(self) -> None:
+        codes = [code for code in self.statuses.values() if code]
+        code = self.failed_first if self.failed_first is not None else (codes[0] if codes else 0)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        record = {
+            "exit_code": code,
+            "stopped": "" if self.reason == "peer" else self.reason,
+            "killed": self.killed,
+            "started": self.started,
+            "ended": time.time(),
+            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+        }
+        write_atomically(self.run / "exit.json", record)
+
+
+def descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        if entry.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                stat = Path("/proc", entry, "stat").read_text()
+                parent = int(stat.rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry))
+    found: list[int] = []
+    todo = [root]
+    while todo:
+        below = children.get(todo.pop(), [])
+        found += below
+        todo += below
+    return found
+
+
+def write_atomically(path: Path, data: dict[str, Any]) -> None:
+    aside = path.with_suffix(".aside")
+    with aside.open("w") as file:
+        json.dump(data, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def start_time(pid: int) -> int:
+    """In clock ticks since boot; with the pid it names a process for good."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _lock(path: Path) -> int | None:
+    """The lock's descriptor, or None when another supervisor lives (an executor only tests it briefly)."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    for _ in range(40):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+        else:
+            return descriptor
+    return None
+
+
+def main(run: Path) -> int:
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    if _lock(run / "supervisor.lock") is None:
+        return 3
+    if (run / "exit.json").exists() or (run / "supervisor.json").exists():
+        return 4
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    write_atomically(run / "supervisor.json", {"pid": os.getpid(), "start_time": start_time(os.getpid())})
+    supervision = Supervision(run)
+    supervision.start()
+    supervision.watch()
+    supervision.finish()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,90 @@
+"""Watches one training from start to end: follows its files, measures it, stops it, and says how it ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trainforge.config.messages import Ended, StopOrder
+from trainforge.executor import endings
+from trainforge.executor.follow import Follower
+from trainforge.executor.journal import Journal
+from trainforge.executor.supervise import Exit, Supervised
+
+BUSY_S = 0.05
+QUIET_S = 0.15
+USAGE_S = 10.0
+
+
+class Watch:
+    """`wait(seconds)` sleeps until something was ordered, `stopping()` gives what was ordered."""
+
+    def __init__(
+        self,
+        supervised: Supervised,
+        follower: Follower,
+        journal: Journal,
+        *,
+        wait: Callable[[float], None],
+        stopping: Callable[[], StopOrder | None],
+    ) -> None:
+        self.supervised = supervised
+        self.follower = follower
+        self.journal = journal
+        self.wait = wait
+        self.stopping = stopping
+        self.spec: dict[str, Any] = supervised.spec()
+        self.stop: StopOrder | None = None
+        self._counted = False
+        self._measured = time.monotonic()
+
+    def until_ended(self) -> Ended:
+        logs = self.supervised.run / "logs"
+        while True:
+            done = self.supervised.exit()
+            self.follower.add_ranks(logs)
+            moved = self.follower.step()
+            if done is not None:
+                self.follower.drain()
+                return self._ended(done)
+            self._obey()
+            self._count()
+            self._measure()
+            self.wait(BUSY_S if moved else QUIET_S)
+
+    def _obey(self) -> None:
+        stop = self.stopping()
+        if stop is not None and self.stop is None:
+            self.stop = stop
+            self.supervised.stop(stop.grace_s)
+
+    def _count(self) -> None:
+        """Once all processes have started, see that they are in one world of the planned size."""
+        if self._counted:
+            return
+        ranks = self.supervised.ranks()
+        wrong = [rank for rank in ranks if rank["world_size"] != self.spec["world_size"]]
+        self._counted = len(ranks) >= self.spec["processes"] or bool(wrong)
+        if wrong and self.stop is None:
+            size = wrong[0]["world_size"]
+            reason = f"the processes see a world of {size} instead of {self.spec['world_size']}"
+            self.stop = StopOrder(code="wrong_world_size", reason=reason, grace_s=5)
+            self.supervised.stop(5)
+
+    def _measure(self) -> None:
+        now = time.monotonic()
+        if now - self._measured >= USAGE_S:
+            self._measured = now
+            self.journal.append("usage", self.supervised.usage())
+
+    def _ended(self, done: Exit) -> Ended:
+        return endings.ended(
+            done,
+            endings.last_words(self.supervised.run / "logs"),
+            stop=self.stop or self.stopping(),
+            ranks=self.supervised.ranks(),
+            processes=int(self.spec["processes"]),
+            world_size=int(self.spec["world_size"]),
+            run_timeout=self.spec.get("timeout_s"),
+        )
