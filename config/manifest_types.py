@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from trainforge.config.document import plain, spelling
@@ -68,6 +69,7 @@ def _arguments(value: Any) -> Any:
 
 
 def _matching(pattern: str, what: str, hint: str = "") -> BeforeValidator:
+    """A text type: what matches all of `pattern`. A number is the text that it was written as."""
     compiled = re.compile(pattern)
 
     def check(value: Any) -> Any:
@@ -76,7 +78,8 @@ def _matching(pattern: str, what: str, hint: str = "") -> BeforeValidator:
             raise expected(what, hint)
         return value
 
-    return BeforeValidator(check, json_schema_input_type=str)
+    schema = Annotated[str, Field(pattern=f"^(?:{pattern})$")] | float
+    return BeforeValidator(check, json_schema_input_type=schema)
 
 
 def _checked(check: Callable[[str], str | None], what: str) -> BeforeValidator:
@@ -101,7 +104,7 @@ def _path_fault(value: str) -> str | None:
         return "paths start at the repository's folder, without a leading /"
     if ".." in path.parts:
         return "paths stay inside the repository, without .."
-    if path.parts[:1] == (".git",):
+    if ".git" in path.parts:
         return ".git is not the job's to touch"
     return "it is longer than 1024 characters" if len(value) > 1024 else None
 
@@ -132,8 +135,10 @@ def _pattern_fault(value: str) -> str | None:
     if len(value) > 500:
         return "it is longer than 500 characters"
     try:
-        compiled = re.compile(value)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # "possible nested set" is not ours to judge
+            compiled = re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
         return f"the expression is not valid: {error}"
     if compiled.groups < 1:
         return r"put the number in parentheses, such as loss=([0-9.]+)"
@@ -150,11 +155,9 @@ def _env_fault(value: str) -> str | None:
     return None
 
 
-Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str)]
-Texts = Annotated[list[Text], BeforeValidator(_texts, json_schema_input_type=str | list[str])]
-Arguments = Annotated[
-    list[Text], BeforeValidator(_arguments, json_schema_input_type=str | list[str | int | float])
-]
+Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)]
+Texts = Annotated[list[Text], BeforeValidator(_texts, json_schema_input_type=str | list[str | float])]
+Arguments = Annotated[list[Text], BeforeValidator(_arguments, json_schema_input_type=str | list[str | float])]
 Name = Annotated[
     str,
     _matching(

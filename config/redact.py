@@ -90,6 +90,7 @@ def _forms(secret: str) -> Iterator[bytes]:
         if len(part) >= MIN_LENGTH:
             texts = {part, quote(part), quote(part, safe=""), quote_plus(part), repr(part)[1:-1]}
             texts |= {json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]}
+            texts |= {json.dumps(text)[1:-1] for text in list(texts)}  # JSON inside JSON
             texts.add(shlex.quote(part).strip("'"))
             yield from (text.encode("utf-8", "surrogatepass") for text in texts)
             raw = part.encode("utf-8", "surrogatepass")

@@ -107,6 +107,8 @@ def _settings_error(
             near = difflib.get_close_matches(str(location[-1]), settings.model_fields, n=1)
             said, hint = "unknown setting", f"did you mean {near[0]}?" if near else ""
         source, place = _source(settings, location, document, explicit)
+        if place is not None and detail["type"] == "extra_forbidden":
+            place = document.place(location, key=True)
         faults.append((f"{source}: {said}" if source else str(said), hint, place))
     return _joined(faults)
 
@@ -115,7 +117,11 @@ def _words(detail: Any) -> str:
     context = detail.get("ctx", {})
     if detail["type"] == "expected":
         return f"expected {context['what']}"
-    return str(context.get("error") or detail["msg"]).replace("Input should be", "must be")
+    return (
+        str(context.get("error") or detail["msg"])
+        .replace("Input should", "must")
+        .replace("String should", "must")
+    )
 
 
 def _unknown_variables(settings: type[FileSettings]) -> list[tuple[str, str, Place | None]]:
