@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ class Supervised:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: int | None = None  # the supervisor's process id, while it is a child of this process
         self._processes: dict[int, psutil.Process] = {}
 
     @property
@@ -77,20 +76,33 @@ class Supervised:
         """Start the supervisor, unless one lives or has lived: a training never starts twice."""
         if self.alive() or (self.run / "supervisor.json").exists():
             return
-        with (self.run / "supervisor.log").open("ab") as log:
-            self._child = subprocess.Popen(
+        log = os.open(
+            self.run / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+        )
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            self._child = os.posix_spawn(
+                sys.executable,
                 [sys.executable, "-I", "-S", PROGRAM, str(self.run)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-                cwd="/",
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in ((0, null), (1, log), (2, log))
+                ],
+                setsid=True,
             )
+        finally:
+            os.close(log)
+            os.close(null)
 
     def alive(self) -> bool:
         """Whether a supervisor holds its lock, or was started a moment ago by this very object."""
-        if self._child is not None and self._child.poll() is None:
-            return True
+        if self._child is not None:
+            try:
+                if os.waitpid(self._child, os.WNOHANG)[0] == 0:
+                    return True
+            except ChildProcessError:
+                pass
+            self._child = None
         try:
             descriptor = os.open(self.run / "supervisor.lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -199,6 +199,7 @@ def _lock(path: Path) -> int | None:
 
 def main(run: Path) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.chdir("/")
     if _lock(run / "supervisor.lock") is None:
         return 3
     if (run / "exit.json").exists() or (run / "supervisor.json").exists():
