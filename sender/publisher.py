@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import ManifestError, TrainForgeError
 from trainforge.config.failpoints import failpoint
@@ -28,13 +32,17 @@ from trainforge.sender.events import Place, place_of
 from trainforge.sender.facts import Result
 
 
-def manifest_of(row: Any) -> Manifest | None:
+def manifest_of(row: RowMapping) -> Manifest | None:
     """The manifest that a job's row asks for, overrides included; None if it cannot be used."""
     if row["problems"]:
         return None
+    return _manifest(row["manifest_text"], row["manifest_path"], json.dumps(row["overrides"]))
+
+
+@lru_cache(maxsize=256)
+def _manifest(text: str, path: str, overrides: str) -> Manifest | None:
     try:
-        manifest = parse_manifest(row["manifest_text"], row["manifest_path"])
-        return apply_overrides(manifest, row["overrides"])
+        return apply_overrides(parse_manifest(text, path), json.loads(overrides))
     except ManifestError:
         return None
 
@@ -84,7 +92,7 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
     )
 
 
-def _node_record(node: Any) -> NodeRecord:
+def _node_record(node: RowMapping) -> NodeRecord:
     outcome = node["outcome"] or {}
     return NodeRecord(
         rank=node["rank"],
@@ -99,7 +107,7 @@ def _node_record(node: Any) -> NodeRecord:
     )
 
 
-def _notices(row: Any, manifest: Manifest | None, plan: dict[str, Any]) -> list[str]:
+def _notices(row: RowMapping, manifest: Manifest | None, plan: dict[str, Any]) -> list[str]:
     notices = [problem["detail"] for problem in row["problems"]]
     notices += plan.get("notices", [])
     if manifest is not None:
@@ -112,7 +120,7 @@ def clone_url(sender: Sender, name: str) -> str:
     return f"{sender.base_url.rstrip('/')}/git/{name}.git"
 
 
-def _results_mirror(sender: Sender, place: Place) -> Any:
+def _results_mirror(sender: Sender, place: Place) -> Path:
     name = hashlib.sha256(place.repo.id.encode()).hexdigest()[:20]
     return sender.data_dir / "results" / f"{name}.git"
 

@@ -210,6 +210,13 @@ class JobStore(Database):
                     c, job_id, "state", f"stop requested: {reason}" if reason else "stop requested", now
                 )
 
+    def note_blocked(self, job_id: str, words: str) -> None:
+        """The remote refuses the result for good, in these words."""
+        t = s.jobs
+        with self.write() as c:
+            blocked = sa.update(t).where(t.c.id == job_id, t.c.ended.is_(None))
+            c.execute(blocked.values(publish_blocked=words[:8000]))
+
     def note_result(self, job_id: str, result: Result, artifacts: Sequence[Mapping[str, Any]]) -> None:
         """The result was seen on the remote: the life cycle ends the job with it."""
         t = s.jobs

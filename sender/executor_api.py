@@ -1,0 +1,164 @@
+"""The executors' door, `/v1`: every request is signed by the executor's key, and only once.
+
+Bodies are read whole and checked against their signature before anything in them is believed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trainforge.config.errors import MessageInvalid
+from trainforge.config.messages import (
+    Claim,
+    GitCredential,
+    Heartbeat,
+    JoinRequest,
+    JournalAck,
+    JournalBatch,
+    NodeKey,
+)
+from trainforge.config.trust import digest_secret
+from trainforge.sender import dispatch, publisher, registry
+from trainforge.sender.context import Sender
+from trainforge.sender.intake import Intake
+from trainforge.sender.notify import JOBS, job_key
+from trainforge.sender.problems import dump, read_body
+from trainforge.sender.store_executors import Member
+
+BODY_LIMIT = 8 * 1024 * 1024
+CREDENTIAL_LIFE_S = 3600.0
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _path(request: Request) -> str:
+    """What was signed as path: as sent, with the query."""
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    query: bytes = request.scope.get("query_string", b"")
+    return raw.decode("ascii", "replace") + (f"?{query.decode('ascii', 'replace')}" if query else "")
+
+
+def _parse(model: type[Model], body: bytes) -> Model:
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MessageInvalid(f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+async def _authenticated(request: Request) -> tuple[Sender, Member, bytes]:
+    sender: Sender = request.app.state.sender
+    body = await read_body(request, BODY_LIMIT)
+    member = await asyncio.to_thread(
+        registry.authenticate,
+        sender,
+        authorization=request.headers.get("authorization", ""),
+        method=request.method,
+        path=_path(request),
+        body=body,
+    )
+    return sender, member, body
+
+
+def _node_key(request: Request) -> NodeKey:
+    try:
+        return NodeKey.model_validate(dict(request.path_params))
+    except ValidationError as error:
+        raise MessageInvalid("the path names no node") from error
+
+
+async def join(request: Request) -> Response:
+    sender: Sender = request.app.state.sender
+    body = await read_body(request, BODY_LIMIT)
+    said = _parse(JoinRequest, body)
+    authorization = request.headers.get("authorization", "")
+    reply = await asyncio.to_thread(
+        registry.join, sender, said, authorization=authorization, path=_path(request), body=body
+    )
+    return dump(reply)
+
+
+async def heartbeat(request: Request) -> Response:
+    sender, member, body = await _authenticated(request)
+    return dump(await asyncio.to_thread(registry.heartbeat, sender, member, _parse(Heartbeat, body)))
+
+
+async def claims(request: Request) -> Response:
+    sender, member, body = await _authenticated(request)
+    return dump(await dispatch.claim(sender, member, _parse(Claim, body)))
+
+
+async def journal(request: Request) -> Response:
+    sender, member, body = await _authenticated(request)
+    key = _node_key(request)
+    batch = _parse(JournalBatch, body)
+    ttl = sender.settings.lease_ttl
+    stored = await asyncio.to_thread(sender.store.append_journal, member.id, key, batch, sender.now(), ttl)
+    if stored.intake is not None:
+        announce(sender, key, stored.intake, first=batch.after == 0)
+    return dump(JournalAck(acknowledged=stored.acknowledged))
+
+
+def announce(sender: Sender, key: NodeKey, intake: Intake, *, first: bool) -> None:
+    """Wake those whom new journal records concern."""
+    sender.bell.ring(job_key(key.job))
+    if "outcome" in intake.node:
+        sender.wake()  # its machine is free for others
+    elif intake.steers or first:
+        sender.wake(key.job)
+    if intake.steers or intake.metrics:
+        sender.bell.ring(JOBS)
+
+
+async def credential(request: Request) -> Response:
+    """A password for the job's own repository at the built-in server; elsewhere the executor has its own."""
+    sender, member, _ = await _authenticated(request)
+    key = _node_key(request)
+
+    def make() -> GitCredential:
+        store = sender.store
+        store.check_node(member.id, key)
+        repo = store.repository(store.job(key.job)["repository_id"])
+        if repo.kind != "builtin":
+            return GitCredential()
+        secret = f"tfg_{secrets.token_urlsafe(32)}"
+        now = sender.now()
+        expires = now + CREDENTIAL_LIFE_S
+        store.add_job_credential(
+            digest_secret(secret),
+            job=key.job,
+            executor=member.id,
+            repository=repo.id,
+            now=now,
+            expires=expires,
+        )
+        return GitCredential(username="job", password=secret, expires=expires)
+
+    return dump(await asyncio.to_thread(make))
+
+
+async def record(request: Request) -> Response:
+    """All that the sender knows of the job, for rank 0 to publish."""
+    sender, member, _ = await _authenticated(request)
+    key = _node_key(request)
+    await asyncio.to_thread(sender.store.check_node, member.id, key)
+    return dump(await asyncio.to_thread(publisher.record_of, sender, key.job))
+
+
+_NODE = "/v1/nodes/{job}/{attempt:int}/{rank:int}"
+routes = [
+    Route("/v1/join", join, methods=["POST"]),
+    Route("/v1/heartbeat", heartbeat, methods=["POST"]),
+    Route("/v1/claims", claims, methods=["POST"]),
+    Route(f"{_NODE}/journal", journal, methods=["POST"]),
+    Route(f"{_NODE}/credential", credential, methods=["POST"]),
+    Route(f"{_NODE}/record", record, methods=["GET"]),
+]

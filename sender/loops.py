@@ -1,0 +1,37 @@
+"""The loops behind the doors: the reconciler, and pushing orders. `app.py` runs them while it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+
+from trainforge.sender.context import Sender
+from trainforge.sender.dispatch import OUTBOX, Pusher
+from trainforge.sender.notify import RECONCILE
+from trainforge.sender.reconciler import Reconciler
+
+PUSH_TIMEOUT_S = 10.0
+
+
+@asynccontextmanager
+async def core_loops(sender: Sender) -> AsyncIterator[None]:
+    """Run the loops until the block ends; a loop that fails ends the block with its error."""
+    reconciler = Reconciler(sender)
+    timeout = httpx2.Timeout(PUSH_TIMEOUT_S)
+    async with (
+        httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        loops = [
+            group.create_task(reconciler.run(), name="reconciler"),
+            group.create_task(Pusher(sender, client).run(), name="pusher"),
+        ]
+        try:
+            yield
+        finally:
+            for loop in loops:
+                loop.cancel()
+            sender.bell.ring(RECONCILE, OUTBOX)

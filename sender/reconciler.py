@@ -1,0 +1,232 @@
+"""Brings every unfinished job forward: read its facts, ask the life cycle, apply the steps, again.
+
+Steps that change only the database are applied at once; planning reads the machines; what talks to a
+remote runs beside, one task per job, and comes back as a fact. Nothing here is needed to recover: a
+restarted reconciler sees the same facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.engine import RowMapping
+
+from trainforge.config.errors import TrainForgeError
+from trainforge.config.manifest import Manifest
+from trainforge.config.messages import Repository, RunOrder
+from trainforge.hooks.gitrun import GitAuthFailed, GitBlocked, GitNotFound
+from trainforge.sender import lifecycle as life
+from trainforge.sender import publisher
+from trainforge.sender.context import Sender
+from trainforge.sender.dispatch import ring_orders
+from trainforge.sender.facts import JobFacts, Policy
+from trainforge.sender.fence import Fence
+from trainforge.sender.notify import JOBS, RECONCILE, job_key
+from trainforge.sender.planner import Plan, Waiting, plan
+
+log = logging.getLogger(__name__)
+LOOK_EVERY_S = 5.0  # leases end and offers expire without anybody ringing
+MAX_ROUNDS = 50
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+REFUSED_TRIES = 6  # a refused credential may be a mistake that somebody mends within some minutes
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one look at a job led to: whether to look again at once, whether machines may have become
+    free, and what is to be done with the remote."""
+
+    again: bool = False
+    freed: bool = False
+    remote: life.PublishHere | life.LookAtRemote | None = None
+
+
+def online_for(sender: Sender) -> float:
+    """For how long after its last heartbeat an executor counts as there."""
+    return max(3 * sender.settings.heartbeat_every, 5.0)
+
+
+class Reconciler:
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._fence = Fence(sender.store, sender.data_dir / "fence.json")
+        self._remote: dict[str, asyncio.Task[None]] = {}
+        self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
+        self._last_full = -LOOK_EVERY_S
+
+    async def run(self) -> None:
+        """Until the sender stops."""
+        sender = self._sender
+        try:
+            with sender.bell.listen(RECONCILE) as listener:
+                while not sender.stopping:
+                    for job in await self._jobs():
+                        await self._look(job)
+                    if not sender.changed:
+                        await listener.wait(self._rest())
+        finally:
+            for task in self._remote.values():
+                task.cancel()
+            await asyncio.gather(*self._remote.values(), return_exceptions=True)
+
+    async def _jobs(self) -> list[str]:
+        """Whom to look at: those that changed or are due, or from time to time all."""
+        now = time.monotonic()
+        changed, self._sender.changed = self._sender.changed, set()
+        if "" in changed or now - self._last_full >= LOOK_EVERY_S:
+            self._last_full = now
+            return await asyncio.to_thread(self._sender.store.unfinished)
+        return sorted(changed | {job for job, (moment, _) in self._pauses.items() if moment <= now})
+
+    def _rest(self) -> float:
+        """Seconds until something is due without anybody ringing."""
+        now = time.monotonic()
+        moments = [moment for job, (moment, _) in self._pauses.items() if job not in self._remote]
+        return max(min([self._last_full + LOOK_EVERY_S, *moments]) - now, 0.01)
+
+    async def _look(self, job: str) -> None:
+        try:
+            await self.advance(job)
+        except TrainForgeError as error:
+            log.warning("job %s cannot go on now: %s", job, error)
+        except Exception:
+            log.exception("job %s cannot go on", job)  # one job's bug must not hold up the others
+
+    async def advance(self, job: str) -> None:
+        """Take the job as far as its facts allow."""
+        for _ in range(MAX_ROUNDS):
+            done = await asyncio.to_thread(self._round, job)
+            if done.freed:
+                self._sender.wake()
+            if done.remote is not None:
+                self._begin_remote(job, done.remote)
+            if not done.again:
+                return
+        log.error("job %s does not come to rest", job)
+
+    # --- in a worker thread -----------------------------------------------------------------------------
+
+    def _round(self, job: str) -> Round:
+        """One look, and its steps."""
+        sender = self._sender
+        facts, row = sender.store.facts(job)
+        manifest = publisher.manifest_of(row)
+        if manifest is None and not facts.manifest_problem:
+            facts = replace(facts, manifest_problem="the manifest can no longer be used")
+        steps = life.next_steps(facts, self._policy(manifest), sender.now())
+        outside = [s for s in steps if isinstance(s, life.Place | life.PublishHere | life.LookAtRemote)]
+        inside = [step for step in steps if step not in outside]
+        if inside:
+            told = sender.store.apply(facts, inside, sender.now())
+            ring_orders(sender, told or [])
+            sender.bell.ring(JOBS, job_key(job))
+            freed = any(isinstance(step, life.Finish | life.Decide | life.MarkAttempt) for step in inside)
+            return Round(again=True, freed=freed)
+        if not outside:
+            return Round()
+        if isinstance(outside[0], life.Place):
+            return Round(again=manifest is not None and self._place(facts, row, manifest))
+        return Round(remote=outside[0])
+
+    def _policy(self, manifest: Manifest | None) -> Policy:
+        settings = self._sender.settings
+        if manifest is None:
+            return Policy(lost_after=settings.lost_after, offer_timeout=settings.lease_ttl)
+        return Policy(
+            lost_after=settings.lost_after,
+            offer_timeout=settings.lease_ttl,
+            grace_s=min(manifest.timeout.grace, 3600.0),
+            queue_timeout=manifest.timeout.queue,
+            retry_max=manifest.retry.max,
+            retry_on=frozenset(manifest.retry.on),
+        )
+
+    def _place(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> bool:
+        """Plan and offer the job, or show why it waits; whether to look again at once."""
+        sender = self._sender
+        now = sender.now()
+        verdict = plan(manifest, sender.store.machines(now, online_for(sender)), chosen=row["executors"])
+        if isinstance(verdict, Waiting):
+            if sender.store.wait(facts.id, verdict.reasons):
+                sender.bell.ring(JOBS, job_key(facts.id))
+            return False
+        runs = self._run_orders(row, manifest, verdict)
+        if not sender.store.place(facts, verdict, runs, self._fence.next(), now):
+            return True
+        ring_orders(sender, {placed.executor for placed in verdict.nodes})
+        sender.bell.ring(JOBS, job_key(facts.id))
+        return True
+
+    def _run_orders(self, row: RowMapping, manifest: Manifest, made: Plan) -> dict[int, RunOrder]:
+        sender = self._sender
+        repo = sender.store.repository(row["repository_id"])
+        url = publisher.clone_url(sender, repo.name) if repo.kind == "builtin" else repo.url
+        return {
+            placed.rank: RunOrder(
+                repository=Repository(id=repo.id, name=repo.name, url=url),
+                ref=row["ref"],
+                commit=row["commit"],
+                manifest_path=row["manifest_path"],
+                manifest_blob=row["manifest_blob"],
+                project=row["project"],
+                nodes=len(made.nodes),
+                processes_per_node=made.processes_per_node,
+                gpus=list(placed.gpus),
+                params=dict(made.params),
+                overrides=row["overrides"],
+                results_branch=manifest.results.branch,
+                lease_ttl=sender.settings.lease_ttl,
+            )
+            for placed in made.nodes
+        }
+
+    # --- what talks to a remote -------------------------------------------------------------------------
+
+    def _begin_remote(self, job: str, step: life.PublishHere | life.LookAtRemote) -> None:
+        moment, _ = self._pauses.get(job, (0.0, 0))
+        if job in self._remote or time.monotonic() < moment or self._sender.stopping:
+            return
+        task = asyncio.create_task(self._do_remote(job, step), name=f"result of {job}")
+        self._remote[job] = task
+        task.add_done_callback(lambda _: self._remote.pop(job, None))
+
+    async def _do_remote(self, job: str, step: life.PublishHere | life.LookAtRemote) -> None:
+        """Publish or look; the outcome becomes a fact, a failure a pause."""
+        sender = self._sender
+        try:
+            if isinstance(step, life.PublishHere):
+                found: Any = await asyncio.to_thread(publisher.publish, sender, job)
+            else:
+                found = await asyncio.to_thread(publisher.look, sender, job)
+            if found is None:
+                raise TrainForgeError("the result is said to be published, but it is not on the remote")
+        except TrainForgeError as error:
+            await self._remote_failed(job, error)
+        except Exception as error:
+            log.exception("the result of job %s", job)
+            await self._remote_failed(job, TrainForgeError(f"TrainForge itself failed: {error}"))
+            raise
+        else:
+            result, artifacts = found
+            await asyncio.to_thread(sender.store.note_result, job, result, artifacts)
+            self._pauses.pop(job, None)
+            sender.wake(job)
+
+    async def _remote_failed(self, job: str, error: TrainForgeError) -> None:
+        sender = self._sender
+        _, tries = self._pauses.get(job, (0.0, 0))
+        tries += 1
+        refused = isinstance(error, GitAuthFailed | GitNotFound) and tries >= REFUSED_TRIES
+        if isinstance(error, GitBlocked) or refused:
+            await asyncio.to_thread(sender.store.note_blocked, job, str(error))
+            sender.wake(job)
+            return
+        pause = min(FIRST_PAUSE_S * 2 ** (tries - 1), LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)  # noqa: S311
+        self._pauses[job] = (time.monotonic() + pause, tries)
+        if await asyncio.to_thread(sender.store.wait, job, {"remote": error.message}):
+            sender.bell.ring(JOBS, job_key(job))
