@@ -108,7 +108,10 @@ def test_the_post_receive_hook_tells_the_pusher_and_the_sender(fleet: Fleet) -> 
     fleet.add_executor("alpha")
     bare, work = _bare(fleet, "hooked")
     fleet.cli("sender", "watch", str(bare), "--name", "hooked")
-    fleet.cli("hooks", "install", str(bare), webhook_secret=SECRET)
+    secret = fleet.root / "secret"
+    secret.write_text(SECRET)
+    secret.chmod(0o600)
+    fleet.cli("hooks", "install", str(bare), "--secret-file", str(secret))
     fleet.commit(work, {"train.py": PROGRESS, "trainforge.yaml": manifest("hooked")})
     said = fleet.push(work)
     job = fleet.the_job()

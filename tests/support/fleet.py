@@ -29,7 +29,7 @@ class Fleet:
         self.url = ""
         self.token = ""
 
-    def environment(self, **settings: object) -> dict[str, str]:
+    def environment(self, prefix: str = "EXECUTOR", **settings: object) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         own = {
             "HOME": str(self.home),
@@ -43,7 +43,9 @@ class Fleet:
             "OMP_NUM_THREADS": "1",
         }
         kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
-        named = {f"TRAINFORGE_{name.upper()}": str(value) for name, value in settings.items()}
+        named = {f"TRAINFORGE_{prefix}_{name.upper()}": str(value) for name, value in settings.items()}
+        if failpoint := named.pop(f"TRAINFORGE_{prefix}_FAILPOINT", None):
+            named["TRAINFORGE_FAILPOINT"] = failpoint
         return kept | own | named
 
     def cli(
@@ -90,7 +92,7 @@ class Fleet:
         log = (self.root / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
             [sys.executable, "-m", "trainforge", *arguments],
-            env=self.environment(**settings),
+            env=self.environment(arguments[0].upper(), **settings),
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
