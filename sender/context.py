@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
+import asyncio
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainforge.config.trust import SigningKey
 from trainforge.sender.notify import RECONCILE, Bell
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from trainforge.sender.people import People
     from trainforge.sender.queries import Queries
     from trainforge.sender.store import Store
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,12 +36,10 @@ class Sender:
     clock: Callable[[], float] = time.time
     base_url: str = ""
     local_url: str = ""
-    # Of this process alone: authorises git's post-receive hook to ask back over loopback.
-    hook_secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-
     # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).
     changed: set[str] = field(default_factory=set)
     delivered: dict[str, float] = field(default_factory=dict)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def id(self) -> str:
@@ -63,6 +65,18 @@ class Sender:
 
     def now(self) -> float:
         return self.clock()
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do something beside the answer to a request; ended with the process."""
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._spawned_ended)
+        return task
+
+    def _spawned_ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a side task failed", exc_info=error)
 
     def wake(self, *jobs: str) -> None:
         """Have the reconciler look at these jobs now; without any, at all that have not ended."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 RECONCILE = "reconcile"  # the reconciler should look at the unfinished jobs
 JOBS = "jobs"  # some job's state changed, or a job is new
 EXECUTORS = "executors"  # an executor came, went or changed
+REPOSITORIES = "repositories"  # another repository is watched
 EVENTS = "events"  # an event was recorded
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from http import HTTPStatus
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -105,6 +106,21 @@ async def read_model(request: Request, model: type[Model], limit: int = BODY_LIM
 
 
 def dump(value: BaseModel | dict[str, Any]) -> Response:
-    """A JSON answer; nothing that is not a finite number passes as one."""
-    content = value.model_dump_json() if isinstance(value, BaseModel) else json.dumps(value, allow_nan=False)
-    return Response(content, media_type="application/json")
+    """A JSON answer; what is not a finite number becomes null, as JSON knows no other."""
+    return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
+
+
+async def read_form(request: Request, limit: int = 16 * 1024) -> dict[str, str]:
+    """A plain form (`application/x-www-form-urlencoded`); the last of repeated fields counts.
+
+    Raises:
+        MessageInvalid: not such a form.
+    """
+    body = await read_body(request, limit)
+    try:
+        fields = parse_qsl(
+            body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=20
+        )
+    except ValueError as error:
+        raise MessageInvalid("this is not a form") from error
+    return dict(fields)

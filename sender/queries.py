@@ -42,12 +42,19 @@ class LogPage:
     ended: bool
 
 
-class Queries:
-    """Every method is one consistent read. `offline_after` is in seconds since an executor's last word."""
+@dataclass(frozen=True)
+class JobAccess:
+    job: str
+    repository: str
+    result_branch: str
 
-    def __init__(self, database: Database, offline_after: float = 30.0) -> None:
+
+class Queries:
+    """Every method is one consistent read. `online_for` is in seconds since an executor's last word."""
+
+    def __init__(self, database: Database, online_for: float = 30.0) -> None:
         self._database = database
-        self._offline_after = offline_after
+        self.online_for = online_for
 
     # --- jobs ----------------------------------------------------------------------------------------
 
@@ -68,11 +75,9 @@ class Queries:
         if not found:
             raise NotFound(f"no job begins with {prefix}", hint="`trainforge status` lists the jobs")
         if len(found) > 1:
-            several = ", ".join(job[: len(prefix) + 4] for job in found[:3]) + (
-                " …" if len(found) > 3 else ""
-            )
+            several = ", ".join(job[: len(prefix) + 4] for job in found[:3])
             raise Conflict(f"several jobs begin with {prefix}: {several}", hint="type more of it")
-        return found[0]
+        return str(found[0])
 
     def jobs(
         self, *, state: str = "", project: str = "", limit: int = 50, before: str = ""
@@ -165,6 +170,18 @@ class Queries:
             rows = connection.execute(query).mappings()
             return [MetricPoint(**{name: row[name] for name in names}) for row in rows]
 
+    def job_access(self, digest: str, now: float) -> JobAccess | None:
+        """What the git password of a job's executor opens."""
+        given, jobs = schema.job_credentials, schema.jobs
+        query = (
+            sa.select(given.c.job_id, given.c.repository_id, jobs.c.result_branch)
+            .join(jobs, jobs.c.id == given.c.job_id)
+            .where(given.c.digest == digest, given.c.expires > now)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        return JobAccess(row[0], row[1], row[2]) if row is not None else None
+
     # --- executors, events, repositories ----------------------------------------------------------------
 
     def executors(self, now: float) -> list[ExecutorView]:
@@ -192,7 +209,7 @@ class Queries:
         status: Any = "online"
         if row["revoked"] is not None:
             status = "revoked"
-        elif seen is None or now - seen > self._offline_after:
+        elif seen is None or now - seen > self.online_for:
             status = "offline"
         elif row["draining"]:
             status = "draining"

@@ -1,0 +1,135 @@
+"""What people can ask a sender to do, for the API and the pages alike."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from trainforge.config.errors import TrainForgeError
+from trainforge.config.manifest import apply_overrides, parse_manifest
+from trainforge.config.views import ExecutorView, JobDetail, RepositoryView
+from trainforge.hooks.addresses import validate_url
+from trainforge.hooks.watch import git_folder
+from trainforge.sender import events, registry
+from trainforge.sender.context import Sender
+from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
+from trainforge.sender.planner import Plan, plan
+from trainforge.sender.store_events import Repo
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
+    """Database and git calls block: they never run on the event loop."""
+    return await asyncio.to_thread(work, *arguments)
+
+
+async def stop(sender: Sender, job: str, reason: str) -> JobDetail:
+    """Ask for a job's end. Raises Conflict when it has ended."""
+    await in_thread(sender.store.request_stop, job, "stopped", reason, sender.now())
+    sender.wake(job)
+    sender.bell.ring(job_key(job), JOBS)
+    return await in_thread(sender.queries.job, job)
+
+
+async def retry(sender: Sender, job: str) -> JobDetail:
+    """A new job that does the same again and names the old one."""
+    return await in_thread(sender.queries.job, await in_thread(events.retry_job, sender, job))
+
+
+async def submit(
+    sender: Sender,
+    *,
+    repository: str,
+    commit: str,
+    manifest_path: str,
+    ref: str,
+    overrides: Mapping[str, Any],
+    executors: Sequence[str],
+    rerun: bool,
+) -> JobDetail:
+    """A job for a commit that is on the remote. The same request makes the same job, unless `rerun`."""
+    ask = partial(
+        events.request_job,
+        sender,
+        repository,
+        commit,
+        manifest_path=manifest_path,
+        ref=ref,
+        overrides=overrides,
+        executors=executors,
+        rerun=secrets.token_hex(8) if rerun else "",
+    )
+    return await in_thread(sender.queries.job, await in_thread(ask))
+
+
+async def look(sender: Sender, repository: str, source: str) -> list[str]:
+    """Read a repository's heads now; gives lines for whoever pushed, also where that failed."""
+    try:
+        return await in_thread(events.handle_hint, sender, repository, source)
+    except TrainForgeError as error:
+        log.warning("looking at %s failed: %s", repository, error)
+        return [f"TrainForge: {error}"]
+
+
+async def watch(sender: Sender, url: str, name: str | None) -> RepositoryView:
+    """Watch a repository from now on; what it holds already leads to no job.
+
+    Raises:
+        AddressRefused: not a usable URL. Conflict: the name is another's. NotFound: no repository there.
+    """
+    repo = await in_thread(register, sender, url, name)
+    await look(sender, repo.id, "watch")
+    sender.bell.ring(REPOSITORIES)
+    views = await in_thread(sender.queries.repositories)
+    return next(view for view in views if view.id == repo.id)
+
+
+def register(sender: Sender, url: str, name: str | None) -> Repo:
+    address = validate_url(url, allow_file=True)
+    if address.local:
+        git_folder(Path(address.path))
+    last = address.path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".git")
+    kind = "local" if address.local else "remote"
+    repo = Repo(address.repository_id, name or last, address.text, kind)
+    return sender.store.add_repository(repo, sender.now())
+
+
+def make_plan(sender: Sender, manifest: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What would happen to this manifest now.
+
+    Raises:
+        ManifestError: it cannot be used.
+    """
+    wanted = apply_overrides(parse_manifest(manifest), overrides)
+    machines = sender.store.machines(sender.now(), sender.queries.online_for)
+    found = plan(wanted, machines)
+    inactive = wanted.inactive()
+    if isinstance(found, Plan):
+        return {"plan": found.as_dict(), "waiting": {}, "inactive": inactive}
+    return {"plan": None, "waiting": found.reasons, "inactive": inactive}
+
+
+def invite(sender: Sender) -> dict[str, Any]:
+    """A one-time join token, and the command that uses it."""
+    token, expires = registry.create_join_token(sender)
+    command = f"trainforge executor join {sender.base_url} {token.text}"
+    return {"token": token.text, "expires": expires, "command": command}
+
+
+def login_link(sender: Sender) -> str:
+    """Logs one browser in, once."""
+    return f"{sender.base_url}/login?link={sender.people.new_link(sender.now())}"
+
+
+def remove_executor(sender: Sender, which: str) -> ExecutorView:
+    """Raises NotFound."""
+    found = sender.queries.executor(which, sender.now())
+    registry.remove_executor(sender, found.id)
+    return sender.queries.executor(found.id, sender.now())

@@ -1,0 +1,240 @@
+"""People's JSON API below `/api`; `config/views.py` has its resources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trainforge.config.errors import MessageInvalid
+from trainforge.config.messages import CommitId, Name
+from trainforge.sender import actions, streams
+from trainforge.sender.actions import in_thread
+from trainforge.sender.context import Sender
+from trainforge.sender.notify import EVENTS, EXECUTORS, JOBS
+from trainforge.sender.people import Person
+from trainforge.sender.problems import dump, read_model
+
+MAX_WAIT_S = 30.0
+PAGE_ROWS = 50
+
+
+class Ask(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SubmitAsk(Ask):
+    """Train a commit that the repository has already; `rerun` asks for it once more."""
+
+    repository: str = Field(min_length=1, max_length=2048)
+    commit: CommitId
+    manifest_path: str = Field(default="trainforge.yaml", min_length=1, max_length=1024)
+    ref: str = Field(default="", max_length=1024)
+    overrides: dict[str, Any] = {}
+    executors: list[str] = Field(default=[], max_length=1000)
+    rerun: bool = False
+
+
+class StopAsk(Ask):
+    reason: str = Field(default="", max_length=1000)
+
+
+class PlanAsk(Ask):
+    manifest: str = Field(max_length=128 * 1024)
+    overrides: dict[str, Any] = {}
+
+
+class RepositoryAsk(Ask):
+    url: str = Field(min_length=1, max_length=2048)
+    name: Name | None = None
+
+
+def _sender(request: Request) -> Sender:
+    sender: Sender = request.app.state.sender
+    return sender
+
+
+def _query_int(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, "") or str(default)
+    try:
+        value = int(text)
+    except ValueError:
+        raise MessageInvalid(f"{name} is {text[:40]!r}, not a whole number") from None
+    if not -1 <= value < 2**63:
+        raise MessageInvalid(f"{name} is out of range")
+    return value
+
+
+def _query_seconds(request: Request, name: str) -> float:
+    text = request.query_params.get(name, "") or "0"
+    try:
+        value = float(text)
+    except ValueError:
+        raise MessageInvalid(f"{name} is {text[:40]!r}, not a number of seconds") from None
+    return min(value, MAX_WAIT_S) if value > 0 else 0.0
+
+
+def _list(name: str, views: list[Any]) -> Response:
+    return dump({name: [view.model_dump(mode="json") for view in views]})
+
+
+async def _job(request: Request) -> str:
+    return await in_thread(_sender(request).queries.resolve, request.path_params["job"])
+
+
+# --- jobs ---------------------------------------------------------------------------------------------
+
+
+async def list_jobs(request: Request) -> Response:
+    chosen = {name: request.query_params.get(name, "") for name in ("state", "project", "before")}
+    read = partial(_sender(request).queries.jobs, limit=_query_int(request, "limit", PAGE_ROWS), **chosen)
+    return _list("jobs", await in_thread(read))
+
+
+async def submit_job(request: Request) -> Response:
+    ask = await read_model(request, SubmitAsk)
+    return dump(await actions.submit(_sender(request), **ask.model_dump()))
+
+
+async def show_job(request: Request) -> Response:
+    return dump(await in_thread(_sender(request).queries.job, await _job(request)))
+
+
+async def stop_job(request: Request) -> Response:
+    ask = await read_model(request, StopAsk)
+    person: Person = request.state.person
+    reason = ask.reason or f"stopped by {person.name}"
+    return dump(await actions.stop(_sender(request), await _job(request), reason))
+
+
+async def retry_job(request: Request) -> Response:
+    return dump(await actions.retry(_sender(request), await _job(request)))
+
+
+async def job_logs(request: Request) -> Response:
+    """A page of lines, waiting for the first one if asked to; or all of them as server-sent events."""
+    sender, job = _sender(request), await _job(request)
+    rank = _query_int(request, "rank", 0) if request.query_params.get("rank") else None
+    after = _query_int(request, "after", 0)
+    if "text/event-stream" in request.headers.get("accept", ""):
+        seen = request.headers.get("last-event-id", "")
+        after = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 19 else after
+        for_page = bool(request.query_params.get("page"))
+        events = streams.follow_log(sender, job, after=after, rank=rank, for_page=for_page)
+        return streams.stream_response(events)
+    limit, wait = _query_int(request, "limit", 1000), _query_seconds(request, "wait")
+    page = await streams.wait_for_log(sender, job, after=after, rank=rank, limit=limit, wait=wait)
+    lines = [line.model_dump(mode="json") for line in page.lines]
+    return dump({"lines": lines, "cursor": page.cursor, "ended": page.ended})
+
+
+async def job_metrics(request: Request) -> Response:
+    job, after = await _job(request), _query_int(request, "after", 0)
+    return _list("points", await in_thread(partial(_sender(request).queries.metrics, job, after=after)))
+
+
+async def job_artifacts(request: Request) -> Response:
+    job = await in_thread(_sender(request).queries.job, await _job(request))
+    return dump(
+        {
+            "artifacts": job.artifacts,
+            "branch": job.result_branch,
+            "folder": job.result_path,
+            "commit": job.result_commit,
+        }
+    )
+
+
+# --- executors, repositories, events ------------------------------------------------------------------
+
+
+async def list_executors(request: Request) -> Response:
+    sender = _sender(request)
+    return _list("executors", await in_thread(sender.queries.executors, sender.now()))
+
+
+async def show_executor(request: Request) -> Response:
+    sender = _sender(request)
+    return dump(await in_thread(sender.queries.executor, request.path_params["executor"], sender.now()))
+
+
+async def remove_executor(request: Request) -> Response:
+    named = request.path_params["executor"]
+    return dump(await in_thread(actions.remove_executor, _sender(request), named))
+
+
+async def new_join_token(request: Request) -> Response:
+    await read_model(request, Ask)
+    return dump(await in_thread(actions.invite, _sender(request)))
+
+
+async def new_login_link(request: Request) -> Response:
+    await read_model(request, Ask)
+    sender = _sender(request)
+    return dump({"url": await in_thread(actions.login_link, sender)})
+
+
+async def list_repositories(request: Request) -> Response:
+    return _list("repositories", await in_thread(_sender(request).queries.repositories))
+
+
+async def watch_repository(request: Request) -> Response:
+    ask = await read_model(request, RepositoryAsk)
+    return dump(await actions.watch(_sender(request), ask.url, ask.name))
+
+
+async def list_events(request: Request) -> Response:
+    read = partial(
+        _sender(request).queries.events,
+        repository=request.query_params.get("repository", ""),
+        limit=_query_int(request, "limit", PAGE_ROWS),
+    )
+    return _list("events", await in_thread(read))
+
+
+async def plan(request: Request) -> Response:
+    ask = await read_model(request, PlanAsk)
+    return dump(await in_thread(actions.make_plan, _sender(request), ask.manifest, ask.overrides))
+
+
+async def changes(request: Request) -> Response:
+    """Server-sent versions of a list page: another version means that it shows something else now."""
+    sender = _sender(request)
+    queries, page = sender.queries, request.query_params.get("page", "")
+    chosen = {name: request.query_params.get(name, "") for name in ("state", "project")}
+    pages: dict[str, tuple[list[str], Callable[[], Sequence[BaseModel]]]] = {
+        "jobs": ([JOBS], lambda: queries.jobs(limit=PAGE_ROWS, **chosen)),
+        "executors": ([EXECUTORS, JOBS], lambda: queries.executors(sender.now())),
+        "events": ([EVENTS], lambda: queries.events(limit=PAGE_ROWS)),
+    }
+    if page not in pages:
+        raise MessageInvalid(f"there is no page {page[:40]!r}", hint="jobs, executors or events")
+    keys, read = pages[page]
+    return streams.stream_response(streams.follow_version(sender, keys, lambda: streams.version_of(*read())))
+
+
+routes = [
+    Route("/jobs", list_jobs),
+    Route("/jobs", submit_job, methods=["POST"]),
+    Route("/jobs/{job}", show_job),
+    Route("/jobs/{job}/logs", job_logs),
+    Route("/jobs/{job}/metrics", job_metrics),
+    Route("/jobs/{job}/artifacts", job_artifacts),
+    Route("/jobs/{job}/stop", stop_job, methods=["POST"]),
+    Route("/jobs/{job}/retry", retry_job, methods=["POST"]),
+    Route("/executors", list_executors),
+    Route("/executors/{executor}", show_executor),
+    Route("/executors/{executor}", remove_executor, methods=["DELETE"]),
+    Route("/join-tokens", new_join_token, methods=["POST"]),
+    Route("/login-links", new_login_link, methods=["POST"]),
+    Route("/repositories", list_repositories),
+    Route("/repositories", watch_repository, methods=["POST"]),
+    Route("/events", list_events),
+    Route("/plan", plan, methods=["POST"]),
+    Route("/changes", changes),
+]

@@ -1,0 +1,275 @@
+"""The pages for browsers: rendered here and escaped by the template engine, whole without any script.
+
+A page that lives names its event stream and its version; `static/live.js` fetches it again when the
+version differs, so nothing is rendered twice in two languages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from trainforge.config.errors import Conflict, NotTrusted, TrainForgeError
+from trainforge.config.messages import OUTCOMES
+from trainforge.config.reasons import REASONS
+from trainforge.config.views import JobDetail, LogLine, MetricPoint
+from trainforge.sender import actions, streams, text
+from trainforge.sender.actions import in_thread
+from trainforge.sender.auth import COOKIE, check_origin, identify, set_session
+from trainforge.sender.context import Sender
+from trainforge.sender.people import Person
+from trainforge.sender.problems import as_error, problem, read_form
+
+HERE = Path(__file__).parent
+STATES = ("active", "pending", "planning", "dispatching", "running", "completed", "failed", "cancelled")
+PAGE_ROWS = 50
+LOG_LINES = 1000
+
+
+def environment(now: Callable[[], float]) -> Environment:
+    """Templates with escaping always on; `now` is read at each rendering."""
+    made = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "plain": lambda value: text.plain(str(value)),
+        "size": text.size,
+        "number": text.number,
+        "iso": text.iso,
+        "ago": lambda time: text.ago(time, now()),
+        "branch": lambda ref: ref.removeprefix("refs/heads/").removeprefix("refs/"),
+        "who": _who,
+        "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+    }
+    return made
+
+
+def _who(line: LogLine) -> str:
+    return f"rank {line.rank}" if line.rank >= 0 else f"node {line.node}"
+
+
+def render(request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
+    templates: Environment = request.app.state.templates
+    shown = {"person": None, "here": "", "stream": "", "version": ""} | values
+    return HTMLResponse(templates.get_template(template).render(shown), status)
+
+
+def problem_page(request: Request, error: Exception) -> Response:
+    """A refusal as a page; who is not known is sent to the login."""
+    known = as_error(error)
+    if isinstance(known, NotTrusted) and request.method in {"GET", "HEAD"}:
+        wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)
+    person = getattr(request.state, "person", None)
+    return render(request, "problem.html", status=known.status, person=person, problem=problem(known))
+
+
+def _sender(request: Request) -> Sender:
+    sender: Sender = request.app.state.sender
+    return sender
+
+
+async def _person(request: Request) -> Person:
+    request.state.person = await identify(request)
+    person: Person = request.state.person
+    return person
+
+
+# --- lists --------------------------------------------------------------------------------------------
+
+
+async def home(_request: Request) -> Response:
+    return RedirectResponse("/jobs", 303)
+
+
+async def jobs_page(request: Request) -> Response:
+    person = await _person(request)
+    return await in_thread(_jobs_page, request, person)
+
+
+def _jobs_page(request: Request, person: Person) -> Response:
+    sender = _sender(request)
+    chosen = {name: request.query_params.get(name, "") for name in ("state", "project", "before")}
+    jobs = sender.queries.jobs(limit=PAGE_ROWS, **chosen)
+    older = ""
+    if len(jobs) == PAGE_ROWS:
+        kept = {name: value for name, value in chosen.items() if value}
+        older = "/jobs?" + urlencode(kept | {"before": jobs[-1].id})
+    version = streams.version_of(*jobs)
+    live = "" if chosen["before"] else "/api/changes?" + urlencode({"page": "jobs"} | chosen)
+    return render(
+        request, "jobs.html", person=person, here="/jobs", stream=live, version=version,
+        jobs=jobs, chosen=chosen, states=STATES, older=older,
+    )  # fmt: skip
+
+
+async def executors_page(request: Request) -> Response:
+    person = await _person(request)
+    sender = _sender(request)
+    executors = await in_thread(sender.queries.executors, sender.now())
+    return render(
+        request, "executors.html", person=person, here="/executors", executors=executors,
+        stream="/api/changes?page=executors", version=streams.version_of(*executors),
+    )  # fmt: skip
+
+
+async def events_page(request: Request) -> Response:
+    person = await _person(request)
+    events = await in_thread(lambda: _sender(request).queries.events(limit=PAGE_ROWS))
+    return render(
+        request, "events.html", person=person, here="/events", events=events,
+        stream="/api/changes?page=events", version=streams.version_of(*events),
+    )  # fmt: skip
+
+
+# --- one job ------------------------------------------------------------------------------------------
+
+
+async def job_page(request: Request) -> Response:
+    person = await _person(request)
+    return await in_thread(_job_page, request, person)
+
+
+def _job_page(request: Request, person: Person) -> Response:
+    sender = _sender(request)
+    named = request.path_params["job"]
+    found = sender.queries.resolve(named)
+    if found != named:
+        return RedirectResponse(f"/jobs/{found}", 307)
+    # The log first: what is said after it was read comes over the stream.
+    lines = sender.queries.last_lines(found, LOG_LINES)
+    job = sender.queries.job(found)
+    cursor = lines[-1].cursor if lines else 0
+    ended = job.state in OUTCOMES
+    return render(
+        request,
+        "job.html",
+        person=person,
+        here="/jobs",
+        stream="" if ended else f"/api/jobs/{found}/logs?page=1&after={cursor}",
+        version=streams.version_of(job),
+        job=job,
+        ended=ended,
+        took=_took(job, sender.now()),
+        meaning=REASONS.get(job.code),
+        curves=curves(sender.queries.last_metrics(found, 2000)),
+        lines=lines,
+        cursor=cursor,
+        cut=len(lines) == LOG_LINES,
+        manifest=sender.queries.manifest(found),
+    )
+
+
+def _took(job: JobDetail, now: float) -> str:
+    return text.duration((job.ended or now) - job.started) if job.started else ""
+
+
+def curves(points: list[MetricPoint]) -> dict[str, str]:
+    """The course of every numeric metric, as an SVG polyline's points."""
+    courses: dict[str, list[float]] = {}
+    for point in points:
+        for name, value in point.values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                courses.setdefault(name, []).append(float(value))
+    drawn = {name: text.polyline(values) for name, values in courses.items()}
+    return {name: line for name, line in drawn.items() if line}
+
+
+async def stop_job(request: Request) -> Response:
+    person = await _person(request)
+    sender = _sender(request)
+    job = await in_thread(sender.queries.resolve, request.path_params["job"])
+    with contextlib.suppress(Conflict):  # it has ended meanwhile, which the page shows
+        await actions.stop(sender, job, f"stopped by {person.name}")
+    return RedirectResponse(f"/jobs/{job}", 303)
+
+
+async def retry_job(request: Request) -> Response:
+    await _person(request)
+    sender = _sender(request)
+    job = await in_thread(sender.queries.resolve, request.path_params["job"])
+    return RedirectResponse(f"/jobs/{(await actions.retry(sender, job)).id}", 303)
+
+
+# --- logging in ---------------------------------------------------------------------------------------
+
+
+async def login_page(request: Request) -> Response:
+    link = request.query_params.get("link", "")
+    return render(request, "login.html", link=link, next=_local(request.query_params.get("next")), problem="")
+
+
+async def login(request: Request) -> Response:
+    """By a one-time link or an access token. Opening a link changes nothing: programs open links too."""
+    check_origin(request)
+    sender = _sender(request)
+    form = await read_form(request)
+    link, wanted = form.get("link", ""), _local(form.get("next"))
+    if link:
+        known = await in_thread(sender.people.use_link, link, sender.now())
+    else:
+        token = form.get("token", "").strip()
+        known = await in_thread(sender.people.by_token, token, sender.now()) is not None
+    if not known:
+        said = "This link was used, or is too old." if link else "This is not a token that is valid here."
+        return render(request, "login.html", status=401, link="", next=wanted, problem=said)
+    response = RedirectResponse(wanted, 303)
+    set_session(request, response, await in_thread(sender.people.new_session, sender.now()))
+    return response
+
+
+async def logout(request: Request) -> Response:
+    check_origin(request)
+    if secret := request.cookies.get(COOKIE):
+        await in_thread(_sender(request).people.end_session, secret)
+    response = RedirectResponse("/login", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+def _local(path: str | None) -> str:
+    """Where to go next, if that is a page of ours."""
+    parts = urlsplit(path or "")
+    plain = not parts.scheme and not parts.netloc and parts.path.startswith("/")
+    odd = "\\" in (path or "") or (path or "").startswith("//")
+    return str(path) if plain and not odd else "/jobs"
+
+
+def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """A page that shows its refusals as pages."""
+
+    async def page(request: Request) -> Response:
+        try:
+            response: Response = await endpoint(request)
+        except TrainForgeError as error:
+            return problem_page(request, error)
+        return response
+
+    return page
+
+
+routes = [
+    Route("/", home),
+    Route("/jobs", guarded(jobs_page)),
+    Route("/jobs/{job}", guarded(job_page)),
+    Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
+    Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),
+    Route("/executors", guarded(executors_page)),
+    Route("/events", guarded(events_page)),
+    Route("/login", guarded(login_page)),
+    Route("/login", guarded(login), methods=["POST"]),
+    Route("/logout", guarded(logout), methods=["POST"]),
+]

@@ -1,0 +1,159 @@
+"""Running a sender as a process: one per data directory, announced in a file, ended within seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+from pydantic import SecretStr
+
+from trainforge.config.errors import Conflict, SettingsError
+from trainforge.config.settings import ClientSettings, load_client, save_client
+from trainforge.sender.context import Sender
+
+log = logging.getLogger(__name__)
+GRACE_S = 7
+LAST_RESORT_S = 9.5
+BACKLOG = 512
+
+
+class Server(uvicorn.Server):
+    """uvicorn that lets long polls and streams answer before it waits for them to end."""
+
+    def __init__(self, config: uvicorn.Config, sender: Sender, listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._sender, self._listening = sender, listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._sender.bell.close()
+        await super().shutdown(sockets)
+
+
+def make_server(app: object, sender: Sender, listening: Callable[[], None] = lambda: None) -> Server:
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type] # an ASGI application
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_S,
+        backlog=BACKLOG,
+    )
+    return Server(config, sender, listening)
+
+
+@contextlib.contextmanager
+def only_one(data_dir: Path) -> Iterator[None]:
+    """Two senders on one data directory would both act on it: the second one is refused.
+
+    Raises:
+        Conflict: another process holds the lock, which the kernel takes back when that process ends.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (data_dir / "sender.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read(20).strip()
+            raise Conflict(
+                f"a sender runs on {data_dir} already" + (f" (process {holder})" if holder else ""),
+                hint="stop that one, or give this one another --data-dir",
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Raises SettingsError when the address cannot be had."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(found[0], found[1])
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host}: {error.strerror}", hint="check --host") from error
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(found[4])
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"cannot listen on {host} port {port}: {error.strerror}",
+            hint="--port 0 takes a free one",
+        ) from error
+    return listener
+
+
+def local_url(host: str, port: int) -> str:
+    """How this machine reaches what listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def announce(path: Path, sender: Sender) -> None:
+    """Tell programs of this machine where the sender listens; the file is there whole or not at all."""
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_text(json.dumps({"url": sender.local_url, "pid": os.getpid()}))
+    aside.replace(path)
+
+
+def welcome(sender: Sender) -> None:
+    """Let this machine's commands in, at the first start with a new token, and a browser by a link."""
+    client = load_client()
+    token = client.token.get_secret_value()
+    known = bool(token) and sender.people.by_token(token, sender.now()) is not None
+    if not known and not sender.people.has_tokens():
+        token = sender.people.new_token("admin", sender.now())
+        known = True
+    if known and (client.sender_url != sender.local_url or client.token.get_secret_value() != token):
+        save_client(ClientSettings(sender_url=sender.local_url, token=SecretStr(token)))
+    link = sender.people.new_link(sender.now())
+    sys.stdout.write(
+        f"TrainForge's sender listens at {sender.base_url}\n"
+        f"  its pages, for 15 minutes and one browser: {sender.base_url}/login?link={link}\n"
+        "  a machine joins with what `trainforge sender token` prints; Ctrl-C stops the sender\n"
+    )
+    sys.stdout.flush()
+
+
+def leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def end_for_certain(server: Server, about: Path) -> None:
+    """Whatever a thread still waits for (a remote that does not answer): all that counts is on disk."""
+
+    def last_resort() -> None:
+        while not server.should_exit:
+            threading.Event().wait(0.2)
+        threading.Event().wait(LAST_RESORT_S)
+        about.unlink(missing_ok=True)
+        os._exit(0)
+
+    threading.Thread(target=last_resort, name="last-resort", daemon=True).start()
+
+
+def log_to_stderr() -> None:
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        for chatty in ("httpx2", "httpcore", "watchdog", "alembic"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,80 @@
+// Keeps a page alive: log lines are appended as text, everything else is fetched again from the
+// sender, which has escaped it, whenever its version differs. Without this module the pages still work.
+
+const main = document.querySelector("main[data-stream]");
+const KEPT_LINES = 5000;
+let busy = false;
+let wanted = "";
+
+if (main) {
+  const log = document.getElementById("log");
+  const source = new EventSource(main.dataset.stream);
+  source.addEventListener("version", (event) => refresh(JSON.parse(event.data)));
+  source.addEventListener("end", () => source.close());
+  if (log) {
+    const label = document.querySelector("label.follow");
+    label.hidden = false;
+    log.scrollTop = log.scrollHeight;
+    source.onmessage = (event) => append(log, JSON.parse(event.data));
+  }
+  window.addEventListener("pagehide", () => source.close());
+}
+tellAges();
+setInterval(tellAges, 10_000);
+
+async function refresh(version) {
+  wanted = version;
+  if (busy || version === main.dataset.version) return;
+  busy = true;
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    if (answer.redirected || !answer.ok) return;
+    show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    main.dataset.version = version;
+  } catch {
+    return; // the stream connects again by itself, and then tells the version again
+  } finally {
+    busy = false;
+  }
+  if (wanted !== version) refresh(wanted);
+}
+
+function show(page) {
+  document.title = page.title;
+  for (const part of page.querySelectorAll("[data-live]")) {
+    const old = document.getElementById(part.id);
+    if (!old || old.isEqualNode(part)) continue;
+    const open = [...old.querySelectorAll("details")].map((item) => item.open);
+    const fresh = document.adoptNode(part);
+    [...fresh.querySelectorAll("details")].forEach((item, index) => { item.open = open[index] ?? false; });
+    old.replaceWith(fresh);
+  }
+  tellAges();
+}
+
+function append(log, line) {
+  if (line.cursor <= Number(log.dataset.cursor)) return;
+  log.dataset.cursor = line.cursor;
+  const row = document.createElement("div");
+  row.className = line.stream;
+  row.append(cell("rank", line.rank < 0 ? `node ${line.node}` : `rank ${line.rank}`), cell("text", line.text));
+  log.append(row);
+  while (log.childElementCount > KEPT_LINES) log.firstElementChild.remove();
+  if (document.getElementById("follow").checked) log.scrollTop = log.scrollHeight;
+}
+
+function cell(name, text) {
+  const span = document.createElement("span");
+  span.className = name;
+  span.textContent = text;
+  return span;
+}
+
+function tellAges() {
+  for (const time of document.querySelectorAll("time[datetime]:not([data-exact])")) {
+    const passed = Math.max((Date.now() - Date.parse(time.dateTime)) / 1000, 0);
+    const [length, unit] = passed >= 86400 ? [86400, "d"] : passed >= 3600 ? [3600, "h"]
+      : passed >= 60 ? [60, "min"] : [1, "s"];
+    time.textContent = passed < 5 ? "just now" : `${Math.floor(passed / length)} ${unit} ago`;
+  }
+}

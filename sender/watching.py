@@ -1,0 +1,85 @@
+"""The sender's eyes on repositories: a look at all of them now and then, and at local ones at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from trainforge.config.errors import TrainForgeError
+from trainforge.hooks import watch
+from trainforge.hooks.addresses import validate_url
+from trainforge.hooks.git_http import repository_name
+from trainforge.sender import actions, events
+from trainforge.sender.context import Sender
+from trainforge.sender.notify import REPOSITORIES
+from trainforge.sender.store_events import Repo
+
+log = logging.getLogger(__name__)
+NEW_EVERY_S = 3600.0
+
+
+def builtin(sender: Sender, name: str) -> Repo:
+    """The built-in repository of this name, noted if it was not."""
+    return sender.store.add_repository(Repo(f"builtin:{name}", name, "", "builtin"), sender.now())
+
+
+def adopt(sender: Sender) -> None:
+    """Note what was pushed just before a crash, and what the settings name."""
+    for bare in sorted([*sender.git_root.glob("*.git"), *sender.git_root.glob("*/*.git")]):
+        if (bare / "HEAD").is_file():
+            builtin(sender, repository_name(str(bare.relative_to(sender.git_root))))
+    for wanted in sender.settings.repositories:
+        try:
+            actions.register(sender, wanted.url, wanted.name)
+        except TrainForgeError as error:
+            log.warning("cannot watch %s: %s", wanted.url, error)
+
+
+async def poll(sender: Sender) -> None:
+    """Look at every repository, first of all after a start: what was missed meanwhile is found so."""
+    await asyncio.to_thread(adopt, sender)
+    sender.bell.ring(REPOSITORIES)
+    known: list[str] = []
+
+    def repositories() -> list[str]:
+        return known
+
+    async def look(repository: str, source: str) -> None:
+        await asyncio.to_thread(events.handle_hint, sender, repository, source)
+
+    async def refresh() -> None:
+        while True:
+            with sender.bell.listen(REPOSITORIES) as listener:
+                known[:] = [repo.id for repo in await asyncio.to_thread(sender.store.repositories)]
+                await listener.wait(NEW_EVERY_S)
+
+    known[:] = [repo.id for repo in await asyncio.to_thread(sender.store.repositories)]
+    async with asyncio.TaskGroup() as group:
+        group.create_task(refresh())
+        group.create_task(watch.poll(repositories, look, interval=sender.settings.poll_interval))
+
+
+async def watch_local(sender: Sender) -> None:
+    """Have the disk tell of pushes to local repositories, including those that are added later."""
+
+    async def hint(repository: str, source: str) -> list[str]:
+        return await actions.look(sender, repository, source)
+
+    watched: set[str] = set()
+    async with watch.LocalWatcher(hint) as watcher:
+        while not sender.stopping:
+            with sender.bell.listen(REPOSITORIES) as listener:
+                for repo in await asyncio.to_thread(sender.store.repositories):
+                    if repo.kind == "local" and repo.id not in watched and _watch(watcher, repo):
+                        watched.add(repo.id)
+                await listener.wait(NEW_EVERY_S)
+
+
+def _watch(watcher: watch.LocalWatcher, repo: Repo) -> bool:
+    try:
+        watcher.watch(repo.id, Path(validate_url(repo.url, allow_file=True).path))
+    except (TrainForgeError, OSError) as error:
+        log.warning("cannot watch %s on disk, it is only polled: %s", repo.name, error)
+        return False
+    return True
