@@ -1,0 +1,126 @@
+"""A job's way through the sender, with the executors played by signed requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.core import MANIFEST, Core, serving
+from support.waiting import wait_for
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    with serving(tmp_path) as core:
+        yield core
+
+
+def test_one_node_from_push_to_completed(core: Core, tmp_path: Path) -> None:
+    executor = core.executor("alpha")
+    project = core.add_project(tmp_path)
+    lines = core.announce()
+    (job,) = core.jobs()
+    assert lines == [f"TrainForge: job {job[:8]} queued (digits, trainforge.yaml)"]
+
+    run = executor.take("run")
+    assert run.node.job == job
+    assert run.body.commit == project.git("rev-parse", "HEAD").stdout.strip()
+    core.wait_state(job, "running")
+    node = run.node
+    executor.journal(
+        node,
+        ("phase", {"phase": "checkout"}),
+        ("ready", {}),
+        ("started", {"argv": ["python", "train.py"], "processes": 1, "pid": 7}),
+        ("log", {"rank": 0, "text": "hello\nworld\n"}),
+        ("metric", {"values": {"loss": 0.5, "epochs": 4}, "epoch": 1}),
+        ("ended", {"exit_code": 0}),
+    )
+    publish = executor.take("publish")
+    assert publish.body.outcome == "completed"
+    commit = executor.publish(publish, run)
+    row = core.wait_state(job, "completed")
+    assert row["result_commit"] == commit
+    assert row["metrics"] == {"loss": 0.5, "epochs": 4}
+    assert row["progress"] == 0.25
+    executor.take("forget")
+    assert core.sender.store.logs_of(job, 1) == {"rank0.log": "hello\nworld\n"}
+
+
+def test_two_nodes_meet_at_the_barrier(core: Core, tmp_path: Path) -> None:
+    first, second = core.executor("alpha"), core.executor("beta")
+    manifest = MANIFEST + "resources: {nodes: 2}\n"
+    job = core.push_job(tmp_path, manifest)
+    runs = {executor.name: executor.take("run") for executor in (first, second)}
+    by_rank = {runs[e.name].node.rank: e for e in (first, second)}
+    nodes = {run.node.rank: run.node for run in runs.values()}
+    assert sorted(nodes) == [0, 1]
+    assert {run.body.nodes for run in runs.values()} == {2}
+
+    by_rank[0].journal(
+        nodes[0], ("ready", {"addresses": ["10.0.0.1", "10.0.0.2"], "port": 4000, "nonce": "n"})
+    )
+    by_rank[1].journal(nodes[1], ("ready", {}))
+    probe = by_rank[1].take("probe")
+    assert (probe.body.addresses, probe.body.port) == (["10.0.0.1", "10.0.0.2"], 4000)
+    by_rank[1].journal(
+        nodes[1], ("reached", {"reached": {"10.0.0.2": "10.0.0.9"}, "failures": {"10.0.0.1": "refused"}})
+    )
+    for rank in (0, 1):
+        launch = by_rank[rank].take("launch")
+        assert (launch.body.master_address, launch.body.master_port) == ("10.0.0.2", 4000)
+    for rank in (0, 1):
+        by_rank[rank].journal(nodes[rank], ("ended", {"exit_code": 0}))
+    by_rank[0].publish(by_rank[0].take("publish"), runs[by_rank[0].name])
+    core.wait_state(job, "completed")
+    for rank in (0, 1):
+        by_rank[rank].take("forget")
+
+
+def test_a_failing_node_stops_the_others_and_names_the_cause(core: Core, tmp_path: Path) -> None:
+    executors = [core.executor("alpha"), core.executor("beta")]
+    job = core.push_job(tmp_path, MANIFEST + "resources: {nodes: 2}\n")
+    runs = [executor.take("run") for executor in executors]
+    loser, other = executors[1], executors[0]
+    loser.journal(
+        runs[1].node, ("ended", {"exit_code": 1, "code": "script_failed", "reason": "ValueError: x"})
+    )
+    stop = other.take("stop")
+    assert stop.body.code == "peer_failed"
+    other.journal(runs[0].node, ("ended", {"code": "peer_failed", "reason": "told to"}))
+    rank0 = next(e for e, run in zip(executors, runs, strict=True) if run.node.rank == 0)
+    run0 = next(run for run in runs if run.node.rank == 0)
+    publish = rank0.take("publish")
+    assert (publish.body.outcome, publish.body.code) == ("failed", "script_failed")
+    rank0.publish(publish, run0)
+    row = core.wait_state(job, "failed")
+    assert (row["code"], row["reason"]) == ("script_failed", "ValueError: x")
+
+
+def test_an_invalid_manifest_is_a_failed_job_with_a_placed_reason(core: Core, tmp_path: Path) -> None:
+    job = core.push_job(tmp_path, "project: {name: digits}\ntraining: {scirpt: train.py}\n")
+    row = core.wait_state(job, "failed")
+    assert row["code"] == "manifest_invalid"
+    assert "trainforge.yaml:2" in row["reason"]
+    assert row["result_commit"]
+
+
+def test_a_job_without_machines_waits_and_says_why(core: Core, tmp_path: Path) -> None:
+    core.executor("alpha")
+    job = core.push_job(tmp_path, MANIFEST + "resources: {gpu: 1}\n")
+    core.wait_state(job, "planning")
+    core.sender.wake()
+    row = core.job(job)
+    row = wait_for("a waiting reason", lambda: core.job(job)["waiting"], 10)
+    assert row == {"alpha": "has no GPUs, 1 needed"}
+
+
+def test_stopping_a_waiting_job_cancels_it(core: Core, tmp_path: Path) -> None:
+    job = core.push_job(tmp_path)
+    core.wait_state(job, "planning")
+    core.sender.store.request_stop(job, "stopped", "changed my mind", core.sender.now())
+    core.sender.wake(job)
+    row = core.wait_state(job, "cancelled")
+    assert (row["code"], row["reason"]) == ("stopped", "changed my mind")
