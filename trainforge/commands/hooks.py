@@ -23,8 +23,9 @@ def hooks() -> None:
     required=True,
     help="File with the sender's webhook_secret, readable by the repository's owner alone.",
 )
+@click.option("--repository", default="", help="The URL by which the sender watches it, if not its path.")
 @json_option
-def install(path: Path, sender_url: str | None, secret_file: Path, as_json: bool) -> None:
+def install(path: Path, sender_url: str | None, secret_file: Path, repository: str, as_json: bool) -> None:
     """Put a post-receive script into the bare repository at PATH.
 
     A push then prints what it started. An unreachable sender never blocks or fails a push.
@@ -36,7 +37,7 @@ def install(path: Path, sender_url: str | None, secret_file: Path, as_json: bool
     url = sender_url or load_client().sender_url
     if not url:
         raise SettingsError("no sender is known on this machine", hint="name it with --sender URL")
-    script = install_post_receive(path, url, secret_file.resolve())
+    script = install_post_receive(path, url, secret_file.resolve(), repository=repository)
     if as_json:
         print_json({"script": str(script), "sender": url})
         return
