@@ -118,13 +118,23 @@ class Supervised:
     def exit(self) -> Exit | None:
         """How it ended; None while it runs. What a dead supervisor left behind is killed first."""
         record = self._read_exit()
-        if record is not None or self.alive():
+        if record is not None:
+            self._reap()
             return record
+        if self.alive():
+            return None
         record = self._read_exit()  # it may have ended between the two looks
         if record is None:
             self.kill_leftovers()
             record = Exit(None, lost=True)
         return record
+
+    def _reap(self) -> None:
+        """The exit record is the last thing a supervisor writes: it is gone at once."""
+        if self._child is not None:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._child, 0)
+            self._child = None
 
     def _read_exit(self) -> Exit | None:
         try:

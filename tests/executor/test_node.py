@@ -27,11 +27,6 @@ Path("outputs/report.txt").write_text("fine")
 FOUNDING = "project: {name: test}\ntraining: {script: train.py}\nresources: {memory: 16Mi}\n"
 
 
-@pytest.fixture
-def double() -> Iterator[SenderDouble]:
-    sender = SenderDouble()
-    yield sender
-    sender.close()
 
 
 def test_a_node_trains_and_publishes(double: SenderDouble, tmp_path: Path) -> None:

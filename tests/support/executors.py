@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from trainforge.executor.agent import Agent
 from trainforge.executor.join import join
 
 from support.sender_double import NodeState, SenderDouble
+
+Start = Callable[..., subprocess.Popen[bytes]]
 
 GIT = {
     "GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.org", "GIT_COMMITTER_NAME": "Ada",
@@ -107,8 +110,6 @@ def process(
         "from trainforge.executor.agent import run_executor\n"
         "run_executor(ExecutorSettings.model_validate_json(sys.argv[1]))\n"
     )
-    import os  # noqa: PLC0415
-
     with log.open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-c", program, chosen.model_dump_json()],

@@ -1,0 +1,43 @@
+"""What the executor's tests share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from support.executors import Start, process
+from support.sender_double import SenderDouble
+
+from trainforge.config.settings import ExecutorSettings
+
+@pytest.fixture
+def double() -> Iterator[SenderDouble]:
+    sender = SenderDouble()
+    yield sender
+    sender.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts executors as programs; whatever they leave running is killed after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(chosen: ExecutorSettings, **env: str) -> subprocess.Popen[bytes]:
+        started.append(process(chosen, tmp_path / "executor.log", env))
+        return started[-1]
+
+    yield begin
+    for program in started:
+        program.kill()
+        program.wait()
+    for other in psutil.process_iter():
+        try:
+            if str(tmp_path) in " ".join([*other.cmdline(), other.cwd()]) and other.pid != os.getpid():
+                other.send_signal(signal.SIGKILL)
+        except psutil.Error:
+            continue

@@ -1,0 +1,120 @@
+"""Several processes and several machines, trained by the real Accelerate on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.executors import Project, ended, forgotten, joined, running, story
+from support.sender_double import NodeState, SenderDouble
+from support.waiting import wait_for
+from trainforge.config.messages import ProbeOrder
+
+MANIFEST = """\
+project: {name: test}
+training: {script: train.py, args: --num 3}
+seed: 7
+"""
+# The whole batch is always 8 rows, each process takes its share: any layout computes the same thing.
+TRAIN = """\
+import json, os, sys
+import torch
+from accelerate import Accelerator
+
+accelerator = Accelerator()
+torch.manual_seed(int(os.environ["TRAINFORGE_SEED"]))
+x, y = torch.randn(64, 4), torch.randn(64, 1)
+model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
+share = 8 // accelerator.num_processes
+for step in range(20):
+    start = step % 8 * 8 + accelerator.process_index * share
+    loss = torch.nn.functional.mse_loss(model(x[start : start + share]), y[start : start + share])
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    optimizer.step()
+ranks = accelerator.gather(torch.tensor([accelerator.process_index])).tolist()
+with torch.no_grad():
+    final = torch.nn.functional.mse_loss(accelerator.unwrap_model(model)(x), y).item()
+print("rank", accelerator.process_index, "of", accelerator.num_processes, sys.argv[1:])
+if accelerator.is_main_process:
+    print("PROGRESS:", json.dumps({"final": round(final, 5), "ranks": len(ranks)}))
+    assert sorted(ranks) == list(range(accelerator.num_processes))
+"""
+FILES = {"trainforge.yaml": MANIFEST, "train.py": TRAIN}
+
+
+
+
+def run_gang(double: SenderDouble, root: Path, nodes: int, processes: int, files: dict[str, str]) -> list[NodeState]:
+    """Train on `nodes` executors of this machine; their states when the result is out, or one has failed."""
+    project = Project(root / f"{nodes}x{processes}", files)
+    with ExitStack() as stack:
+        executors = []
+        for number in range(nodes):
+            chosen, executor = joined(double, root / f"{nodes}x{processes}" / f"machine-{number}")
+            stack.enter_context(running(chosen))
+            executors.append((chosen, executor))
+        order = project.order(nodes=nodes, processes_per_node=processes)
+        states = double.run(project.job(), [executor for _, executor in executors], order)
+        for state in states:
+            ended(state, 150)
+        forgotten(executors[0][0], states[0], 60)
+    return states
+
+
+def values(state: NodeState) -> dict[str, float]:
+    return {name: value for data in state.data("metric") for name, value in data["values"].items()}
+
+
+def test_one_machine_with_two_processes_and_two_with_one_train_the_same(
+    double: SenderDouble, tmp_path: Path
+) -> None:
+    (alone,) = run_gang(double, tmp_path, 1, 2, FILES)
+    first, second = run_gang(double, tmp_path, 2, 1, FILES)
+    for state in (alone, first, second):
+        assert state.last("ended")["code"] == "", story(state)
+        assert state.last("ended")["world_size"] == 2
+    assert "rank 0 of 2 ['--num', '3']" in alone.text(0)
+    assert "rank 1 of 2" in alone.text(1)
+    assert "rank 1 of 2" in second.text(1)
+    assert "rank" not in first.text(1)
+    assert values(alone) == values(first)
+    assert values(alone)["ranks"] == 2
+    assert second.last("reached")["reached"]
+
+
+def test_a_failing_rank_stops_the_gang_and_its_traceback_is_kept(double: SenderDouble, tmp_path: Path) -> None:
+    script = (
+        "import os, time\n"
+        "print('alive', flush=True)\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    raise ValueError('rank 1 had enough')\n"
+        "time.sleep(100)\n"
+    )
+    manifest = "project: {name: test}\ntraining: {script: train.py, launcher: torchrun}\ntimeout: {grace: 1s}\n"
+    first, second = run_gang(double, tmp_path, 2, 1, {"trainforge.yaml": manifest, "train.py": script})
+    end = second.last("ended")
+    assert end["code"] == "script_failed"
+    assert "ValueError: rank 1 had enough" in end["reason"]
+    assert "Traceback" in end["tail"]
+    assert first.last("ended")["code"] == "peer_failed"
+
+
+def test_an_unreachable_first_node_is_named(double: SenderDouble, tmp_path: Path) -> None:
+    double.auto = False
+    project = Project(tmp_path, {"trainforge.yaml": MANIFEST, "train.py": "print(1)"})
+    machines = [joined(double, tmp_path / f"m{number}") for number in range(2)]
+    with running(machines[0][0]), running(machines[1][0]):
+        states = double.run(project.job(), [executor for _, executor in machines], project.order(nodes=2))
+        for state in states:
+            wait_for("ready", lambda state=state: state.data("ready"))
+        ready = states[0].last("ready")
+        assert "127.0.0.1" in ready["addresses"]
+        double.give(states[1], ProbeOrder(addresses=["127.0.0.1"], port=1, nonce=ready["nonce"]))
+        wait_for("answer", lambda: states[1].data("reached"))
+        said = states[1].last("reached")
+        assert said["reached"] == {}
+        assert "port 1" in said["failures"]["127.0.0.1"]
