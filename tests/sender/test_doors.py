@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.core import MACHINE, Core, PlayedExecutor, journal_batch, serving
 from trainforge.config.messages import Claim, FencingToken, Heartbeat, JoinRequest, Load, NodeKey
 from trainforge.config.trust import SigningKey, executor_id, new_join_token, sign_request
@@ -37,7 +38,10 @@ def test_an_unknown_executor_is_refused_and_changes_nothing(core: Core) -> None:
     core.executor("alpha")
     stranger = PlayedExecutor(core, "stranger", MACHINE)
     before = core.dump()
-    for path, body in (("/v1/heartbeat", beat()), ("/v1/claims", Claim(challenge="c" * 24).model_dump_json().encode())):
+    for path, body in (
+        ("/v1/heartbeat", beat()),
+        ("/v1/claims", Claim(challenge="c" * 24).model_dump_json().encode()),
+    ):
         response = stranger.request("POST", path, body)
         assert (response.status_code, response.json()["code"]) == (401, "not_trusted")
     assert core.dump() == before

@@ -1,0 +1,368 @@
+"""The life of a job as a table and as properties over random facts, on the real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.core import MACHINE
+from trainforge.config.manifest import parse_manifest
+from trainforge.config.messages import (
+    OUTCOMES,
+    Ended,
+    FencingToken,
+    Finished,
+    Heartbeat,
+    JobState,
+    JoinRequest,
+    JournalBatch,
+    Load,
+    NodeKey,
+    Outcome,
+    Published,
+    Reached,
+    Ready,
+    Record,
+    RunOrder,
+)
+from trainforge.sender import lifecycle as life
+from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Policy, Result, Stop
+from trainforge.sender.planner import Plan, plan
+from trainforge.sender.store import Store
+from trainforge.sender.store_events import NewEvent, NewJob, Repo
+
+STATES: tuple[JobState, ...] = get_args(JobState)
+COMMIT = "a" * 40
+JOB = "j" * 26
+POLICY = Policy(lost_after=600, offer_timeout=90)
+
+ALLOWED = {
+    "pending": "planning completed failed cancelled",
+    "planning": "dispatching completed failed cancelled",
+    "dispatching": "running completed failed cancelled",
+    "running": "dispatching completed failed cancelled",
+    "completed": "",
+    "failed": "",
+    "cancelled": "",
+}
+
+
+@pytest.mark.parametrize("old", STATES)
+@pytest.mark.parametrize("new", STATES)
+def test_the_table_of_transitions(old: JobState, new: JobState) -> None:
+    assert life.is_legal(old, new) == (new in ALLOWED[old].split())
+
+
+# --- single decisions -------------------------------------------------------------------------------------
+
+
+def node(rank: int = 0, **facts: Any) -> NodeFacts:
+    defaults: dict[str, Any] = {
+        "executor": f"x{rank}", "name": f"box{rank}", "created": 0.0, "lease_until": 90.0, "heard": True,
+        "ordered": frozenset({"run"}), "accepted": frozenset({"run"}),
+    }  # fmt: skip
+    return NodeFacts(rank=rank, **(defaults | facts))
+
+
+def job(*nodes: NodeFacts, attempt: dict[str, Any] | None = None, **facts: Any) -> JobFacts:
+    defaults: dict[str, Any] = {"id": JOB, "state": "running", "version": 1, "created": 0.0}
+    if nodes:
+        about: dict[str, Any] = {"number": 1, "state": "running", "created": 0.0} | (attempt or {})
+        defaults["attempt"] = AttemptFacts(nodes=nodes, **about)
+    return JobFacts(**(defaults | facts))
+
+
+def steps(facts: JobFacts, now: float = 10.0, policy: Policy = POLICY) -> list[life.Step]:
+    return life.next_steps(facts, policy, now)
+
+
+ENDED = Ended(exit_code=0)
+FAILED = Ended(exit_code=1, code="script_failed", reason="ValueError")
+PUBLISHED = Published(branch="r", path="p", commit=COMMIT, outcome="completed")
+
+
+@pytest.mark.parametrize("state", sorted(OUTCOMES))
+def test_nothing_follows_an_ending(state: Any) -> None:
+    facts = job(node(published=PUBLISHED), state=state, stop=Stop("stopped", ""), ending="completed")
+    assert steps(facts) == []
+
+
+@pytest.mark.parametrize("state", [state for state in STATES if state not in OUTCOMES])
+@pytest.mark.parametrize("outcome", sorted(OUTCOMES))
+def test_a_result_on_the_remote_is_the_last_word(state: Any, outcome: Outcome) -> None:
+    facts = job(state=state, result=Result(outcome, COMMIT), stop=Stop("stopped", ""))
+    assert steps(facts) == [life.Finish(outcome)]
+
+
+def test_an_executor_saying_published_only_makes_the_sender_look() -> None:
+    facts = job(node(ended=ENDED, published=PUBLISHED), ending="completed")
+    assert steps(facts) == [life.LookAtRemote(COMMIT)]
+
+
+def test_an_end_that_is_decided_cannot_be_stopped() -> None:
+    facts = job(node(ended=ENDED), ending="completed", stop=Stop("stopped", ""))
+    (step,) = steps(facts)
+    assert isinstance(step, life.Give)
+    assert step.body.kind == "publish"
+
+
+def test_rank_0_publishes_until_it_is_lost() -> None:
+    facts = job(node(ended=ENDED, lease_until=90, ordered=frozenset({"run", "publish"})), ending="completed")
+    assert steps(facts, 690) == []
+    assert steps(facts, 691) == [life.PublishHere()]
+
+
+def test_the_sender_publishes_when_rank_0_will_not() -> None:
+    refused = node(ended=ENDED, ordered=frozenset({"publish"}), refused={"publish": "gone"})
+    assert steps(job(refused, ending="failed")) == [life.PublishHere()]
+    broken = node(ended=ENDED, finished=Finished(state="failed", code="internal"))
+    assert steps(job(broken, ending="failed")) == [life.PublishHere()]
+
+
+def test_a_blocked_result_ends_the_job_without_one() -> None:
+    blocked = node(ended=ENDED, finished=Finished(state="failed", code="publish_blocked", reason="GH013"))
+    assert steps(job(blocked, ending="completed")) == [life.Block("GH013")]
+    *_, finish = steps(job(blocked, ending="completed", publish_blocked="GH013"))
+    assert finish == life.Finish("failed", "publish_blocked", "GH013")
+
+
+def test_a_lease_that_ended_is_not_yet_a_lost_node() -> None:
+    facts = job(node(lease_until=90))
+    assert steps(facts, 690) == []
+    assert steps(facts, 691) == [life.Blame("lost", "box0 was not heard of any more")]
+
+
+def test_an_attempt_given_up_as_lost_stays_lost() -> None:
+    """The executor comes back while the others are being stopped: too late."""
+    facts = job(node(0), node(1), attempt={"code": "lost", "reason": "box1"})
+    given = steps(facts)
+    assert [step.rank for step in given if isinstance(step, life.Give)] == [0, 1]
+
+
+def test_a_lost_job_is_tried_again_and_then_fails() -> None:
+    facts = job(node(lease_until=0), attempt={"code": "lost", "reason": "box0"})
+    again = steps(facts, 1000)
+    assert life.MarkAttempt("lost", "lost", "box0") in again
+    assert again[-1] == life.SetState("dispatching")
+    spent = job(node(lease_until=0), attempt={"code": "lost", "reason": "box0"}, tried=1)
+    assert steps(spent, 1000) == [life.Decide("failed", "lost", "box0")]
+
+
+def test_an_offer_that_nobody_takes_costs_no_retry() -> None:
+    waiting = node(heard=False, accepted=frozenset())
+    assert steps(job(waiting, attempt={"state": "offered"}), 90) == []
+    (blame,) = steps(job(waiting, attempt={"state": "offered"}), 91)
+    assert isinstance(blame, life.Blame)
+    assert blame.code == life.OFFER_EXPIRED
+    facts = job(waiting, attempt={"state": "offered", "code": blame.code}, state="dispatching", tried=5)
+    assert steps(facts, 92) == [life.MarkAttempt("superseded", "", "")]
+
+
+def test_the_first_failing_node_decides() -> None:
+    nodes = (
+        node(0, ended=Ended(code="peer_failed", reason="x"), ended_at=1.0),
+        node(1, ended=Ended(code="script_failed", reason="late"), ended_at=3.0),
+        node(2, ended=Ended(code="out_of_memory", reason="first"), ended_at=2.0),
+    )
+    assert steps(job(*nodes)) == [life.Decide("failed", "out_of_memory", "first")]
+
+
+def test_a_node_that_failed_stops_its_peers() -> None:
+    (step,) = steps(job(node(0), node(1, ended=FAILED, ended_at=1.0)))
+    assert isinstance(step, life.Give)
+    assert (step.rank, step.body.kind) == (0, "stop")
+
+
+def test_stopping_waits_for_the_nodes_within_their_leases() -> None:
+    facts = job(node(0), node(1, ended=Ended(code="stopped")), stop=Stop("stopped", "enough"))
+    (step,) = steps(facts)
+    assert isinstance(step, life.Give)
+    assert step.rank == 0
+    told = job(node(0, ordered=frozenset({"run", "stop"})), stop=Stop("stopped", "enough"))
+    assert steps(told, 90) == []
+    assert steps(told, 91) == [life.Decide("cancelled", "stopped", "enough")]
+
+
+def test_training_that_ended_well_before_the_stop_is_completed() -> None:
+    assert steps(job(node(ended=ENDED), stop=Stop("stopped", ""))) == [life.Decide("completed")]
+
+
+def test_no_common_address_is_told_per_machine() -> None:
+    facts = job(
+        node(0, ready=Ready(addresses=["10.0.0.1"], port=4000)),
+        node(
+            1, ready=Ready(), reached=Reached(failures={"10.0.0.1": "refused"}), ordered=frozenset({"probe"})
+        ),
+    )
+    assert steps(facts) == [
+        life.Blame("rendezvous_unreachable", "box1 cannot reach box0 (10.0.0.1: no)")
+    ]
+
+
+def test_a_job_that_waited_too_long_fails() -> None:
+    policy = Policy(queue_timeout=60)
+    assert steps(job(state="planning"), 61, policy) == [
+        life.Decide("failed", "timeout_queue", "no executors fitted within 60 s")
+    ]
+    assert steps(job(state="planning"), 60, policy) == [life.Place()]
+
+
+# --- random lives -------------------------------------------------------------------------------------------
+
+FACTS = st.sampled_from(
+    [
+        "ready", "reached", "started", "ended", "failed", "lost", "published", "finished", "blocked",
+        "accept", "heartbeat", "stop", "revoke", "refuse", "result", "false-result", "tick", "later",
+    ]
+)  # fmt: skip
+
+
+class World:
+    """A job on the real store; random facts come in, the life cycle is asked, its steps are applied."""
+
+    def __init__(self, store: Store, nodes: int) -> None:
+        self.store, self.now = store, 1000.0
+        self.manifest = parse_manifest(
+            f"project: {{name: p}}\ntraining: {{script: t.py}}\nresources: {{nodes: {nodes}}}\n"
+        )
+        self.fence = 0
+        self.states: list[JobState] = ["pending"]
+        self.endings: list[str] = []
+        store.add_repository(Repo("builtin:p", "p", "", "builtin"), self.now)
+        event = NewEvent("push", "builtin:p", "p", "job")
+        new = NewJob(JOB, "builtin:p", COMMIT, "trainforge.yaml", COMMIT, "push")
+        store.record_request(event, [new], self.now)
+        for number in range(3):
+            self.join(number)
+
+    def join(self, number: int) -> None:
+        executor = f"x{number}"
+        self.store.add_join_token(str(number), self.now, self.now + 10)
+        request = JoinRequest(token="t", name=f"box{number}", public_key={}, capabilities=MACHINE)
+        self.store.join(str(number), executor, request, self.now)
+        self.beat(executor)
+
+    def beat(self, executor: str, *keys: NodeKey) -> None:
+        beat = Heartbeat(capabilities=MACHINE, load=Load(), nodes=list(keys))
+        self.store.heartbeat(executor, beat, self.now, 90)
+
+    def settle(self) -> None:
+        for _ in range(60):
+            facts, _ = self.store.facts(JOB)
+            given = life.next_steps(facts, POLICY, self.now)
+            outside = [
+                step for step in given if isinstance(step, life.Place | life.PublishHere | life.LookAtRemote)
+            ]
+            inside = [step for step in given if step not in outside]
+            if inside:
+                assert self.store.apply(facts, inside, self.now) is not None
+                self.watch(inside)
+            elif not (outside and isinstance(outside[0], life.Place) and self.place(facts)):
+                return
+        raise AssertionError("the life cycle does not come to rest")
+
+    def watch(self, applied: list[life.Step]) -> None:
+        for step in applied:
+            if isinstance(step, life.SetState | life.Finish):
+                assert life.is_legal(self.states[-1], step.state)
+                self.states.append(step.state)
+            if isinstance(step, life.Decide):
+                self.endings.append(step.outcome)
+
+    def place(self, facts: JobFacts) -> bool:
+        made = plan(self.manifest, self.store.machines(self.now, 1e9))
+        if not isinstance(made, Plan):
+            return False
+        self.fence += 1
+        run = RunOrder(
+            repository={"id": "builtin:p", "name": "p", "url": "u"}, ref="", commit=COMMIT,
+            manifest_path="m", manifest_blob=COMMIT, project="p", nodes=len(made.nodes),
+            processes_per_node=1, results_branch="r", lease_ttl=90,
+        )  # fmt: skip
+        runs = {placed.rank: run for placed in made.nodes}
+        assert self.store.place(facts, made, runs, FencingToken(incarnation=1, number=self.fence), self.now)
+        if self.states[-1] == "planning":
+            self.states.append("dispatching")
+        return True
+
+    def fact(self, kind: str, rank: int) -> None:  # noqa: C901
+        facts, _ = self.store.facts(JOB)
+        self.now += {"tick": 1, "later": 100, "lost": 800}.get(kind, 0)
+        if kind == "stop" and not facts.ending and facts.state not in OUTCOMES:
+            self.store.request_stop(JOB, "stopped", "", self.now)
+        if kind == "result" and facts.ending:
+            self.store.note_result(JOB, Result(facts.ending, COMMIT), [])
+        if kind == "false-result" and facts.ending:
+            self.store.note_result(JOB, Result("failed", COMMIT), [])
+        if facts.attempt is None:
+            return
+        member = facts.attempt.nodes[rank % len(facts.attempt.nodes)]
+        key = NodeKey(job=JOB, attempt=facts.attempt.number, rank=member.rank)
+        if kind == "heartbeat":
+            self.beat(member.executor, key)
+        elif kind == "revoke" and rank == 3:
+            self.store.revoke(member.executor, self.now)
+        elif kind in {"accept", "refuse"}:
+            for order in self.store.open_orders(member.executor):
+                if kind == "accept":
+                    self.store.accept_orders(member.executor, [order.id], self.now, 90)
+                elif rank == 2:
+                    self.store.refuse_order(order.id, "no", self.now)
+        elif kind in RECORDS and facts.attempt.live:
+            self.say(member.executor, key, *RECORDS[kind])
+
+    def say(self, executor: str, key: NodeKey, kind: Any, data: dict[str, Any]) -> None:
+        row = self.store.check_node(executor, key)
+        with self.store.read() as c:
+            number = c.exec_driver_sql("SELECT max(token_number) FROM attempts").scalar()
+        record = Record(n=row["acknowledged"] + 1, time=self.now, kind=kind, data=data)
+        token = FencingToken(incarnation=1, number=number)
+        batch = JournalBatch(token=token, after=row["acknowledged"], records=[record])
+        self.store.append_journal(executor, key, batch, self.now, 90)
+
+
+RECORDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ready": ("ready", {"addresses": ["a", "b"], "port": 4000, "nonce": "n"}),
+    "reached": ("reached", {"reached": {"b": "c"}}),
+    "started": ("started", {"argv": [], "processes": 1, "pid": 1}),
+    "ended": ("ended", {"exit_code": 0}),
+    "failed": ("ended", {"exit_code": 1, "code": "script_failed", "reason": "x"}),
+    "published": ("published", {"branch": "r", "path": "p", "commit": COMMIT, "outcome": "completed"}),
+    "finished": ("finished", {"state": "failed", "code": "internal"}),
+    "blocked": ("finished", {"state": "failed", "code": "publish_blocked", "reason": "no"}),
+}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 2), st.lists(st.tuples(FACTS, st.integers(0, 3)), max_size=40))
+def test_random_facts_lead_along_legal_transitions_to_one_ending(
+    nodes: int, facts: list[tuple[str, int]]
+) -> None:
+    with TemporaryDirectory() as folder:
+        store = Store.open("", Path(folder))
+        try:
+            world = World(store, nodes)
+            world.settle()
+            for kind, rank in facts:
+                world.fact(kind, rank)
+                world.settle()
+            drive_to_the_end(world)
+        finally:
+            store.close()
+    assert len(world.endings) == 1
+    assert [state for state in world.states if state in OUTCOMES] == world.states[-1:]
+
+
+def drive_to_the_end(world: World) -> None:
+    """Whatever has happened: once somebody stops the job, it ends."""
+    for _ in range(8):
+        world.fact("stop", 0)
+        world.fact("lost", 0)
+        world.settle()
+        world.fact("result", 0)
+        world.settle()
