@@ -179,9 +179,7 @@ def _matches_parts(parts: Sequence[str], pattern: Sequence[str]) -> bool:
             positions = {at + 1 for at in positions if at < len(parts) and glob.match(parts[at])}
         if not positions:
             return False
-    return len(parts) in positions and (
-        pattern[-1] != "**" or len(pattern) == 1 or len(parts) >= len(pattern)
-    )
+    return len(parts) in positions
 
 
 @functools.lru_cache(maxsize=1024)

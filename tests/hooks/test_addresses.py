@@ -174,8 +174,8 @@ def test_only_full_commit_ids(commit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/a", "a/", "a//b", ".", "..", "a/../b", ".git", "a/.git/x", ".GIT/config", ".git./x", "a\nb",
-             "a\0b", "\ud800"],
+    "path", ["", "/a", "a/", "a//b", ".", "..", "a/../b", ".git", "a/.git/x", ".GIT/config", ".git./x",
+             "a\nb", "a\0b", "\ud800"],
 )  # fmt: skip
 def test_paths_that_leave_the_tree(path: str) -> None:
     with pytest.raises(AddressRefused):
