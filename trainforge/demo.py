@@ -72,7 +72,7 @@ def run_demo(*, keep: bool, timeout: int) -> int:
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends the demo the way Ctrl-C does, so that it cleans up."""
+    """SIGTERM, or a closed terminal, ends the demo the way Ctrl-C does, so that it cleans up."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -80,11 +80,12 @@ def _terminated_as_interrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Demo:
@@ -273,6 +274,7 @@ def isolated_environment(root: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME": root / "config",
         "XDG_DATA_HOME": root / "data",
         "XDG_CACHE_HOME": root / "cache",
+        "TMPDIR": root / "tmp",  # torch leaves folders there
     }
     for folder in homes.values():
         folder.mkdir(parents=True, exist_ok=True)
@@ -286,7 +288,6 @@ def isolated_environment(root: Path) -> dict[str, str]:
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "PATH": path,
-        "PYTHONUNBUFFERED": "1",
     }
 
 

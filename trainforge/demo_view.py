@@ -12,6 +12,7 @@ import click
 
 from trainforge.commands.common import ENDED, number_text
 from trainforge.commands.logs import line_text
+from trainforge.commands.manifest import plan_lines
 from trainforge.config.views import JobDetail, LogLine, MetricPoint
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class PlainView:
 
     def __init__(self) -> None:
         self._seen = ""
+        self._planned = False
 
     def say(self, text: str) -> None:
         click.echo(text)
@@ -64,6 +66,10 @@ class PlainView:
         if now != self._seen:
             self._seen = now
             self.say(now)
+        if job.plan and not self._planned:
+            self._planned = True
+            for text in plan_lines(job.plan):
+                self.say(f"  {text}")
         for line in lines:
             self.say(f"  {line_text(line, prefixed=True)}")
         for point in points:
@@ -104,6 +110,7 @@ class LiveView(PlainView):
 
     def _screen(self, job: JobDetail) -> RenderableType:
         from rich.console import Group
+        from rich.padding import Padding
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.text import Text
@@ -114,11 +121,14 @@ class LiveView(PlainView):
         )
         for name, why in job.waiting.items():
             head.append(f"\nwaits for {name}: {why}", "yellow")
+        for text in plan_lines(job.plan):
+            head.append(f"\n  {text}", "dim")
         bar = ProgressBar(total=1.0, completed=job.progress or 0.0, width=60)
+        text = "\n".join(self._lines) or "no output yet"
         output = Panel(
-            Text("\n".join(self._lines) or "no output yet"), title="output", height=LOG_LINES + 2, style="dim"
+            Text(text, no_wrap=True, overflow="ellipsis"), title="output", height=LOG_LINES + 2, style="dim"
         )
-        return Group(head, bar, _node_table(job), _metric_table(self._points), output)
+        return Group(head, Padding(bar, (0, 0, 1, 0)), _node_table(job), _metric_table(self._points), output)
 
 
 def _colour(state: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainforge.commands.common import json_option, next_step, print_json, state_text, table
+from trainforge.commands.common import json_option, next_step, number_text, print_json, state_text, table
 
 if TYPE_CHECKING:
     from trainforge.config.manifest import Manifest
@@ -73,24 +73,22 @@ def plan(path: Path, workers: int | None, as_json: bool) -> None:
         click.echo(f"{state_text('waiting')}: no executors fit now")
         table(("EXECUTOR", "WHY NOT"), [(str(k), str(v)) for k, v in answer["waiting"].items()])
         return
-    _show_plan(answer.get("plan") or answer)
+    for line in plan_lines(answer["plan"]):
+        click.echo(f"  {line}")
+    for key in answer.get("inactive", []):
+        click.echo(f"  {key}: accepted, not yet in effect")
     next_step("trainforge submit")
 
 
-def _show_plan(chosen: dict[str, Any]) -> None:
-    nodes = [node for node in chosen.get("nodes", []) if isinstance(node, dict)]
-    rows = [
-        (
-            str(node.get("rank", number)),
-            str(node.get("name") or node.get("executor_name") or node.get("executor", "")),
-            str(node.get("processes", chosen.get("processes_per_node", ""))),
-            ", ".join(node.get("gpus", [])) or "CPU",
-        )
-        for number, node in enumerate(nodes)
-    ]
-    if rows:
-        table(("NODE", "EXECUTOR", "PROCESSES", "GPUS"), rows)
-    for name, value in (chosen.get("params") or {}).items():
-        click.echo(f"  {name}: {value}")
-    for note in chosen.get("notes") or chosen.get("adjustments") or []:
-        click.echo(f"  {note}")
+def plan_lines(chosen: dict[str, Any]) -> list[str]:
+    """A plan in words: who runs which node, and what was adapted to the number of processes."""
+    processes = chosen.get("processes_per_node", 1)
+    lines = []
+    for node in chosen.get("nodes", []):
+        on = ", ".join(node.get("gpus", [])) or "CPU"
+        many = "process" if processes == 1 else "processes"
+        lines.append(f"node {node['rank']}: {node['name']}, {processes} {many} on {on}")
+    for change in chosen.get("adjusted", []):
+        before, after = number_text(change["before"]), number_text(change["after"])
+        lines.append(f"{change['key']}: {before} becomes {after} ({change['rule']})")
+    return lines + [str(notice) for notice in chosen.get("notices", [])]

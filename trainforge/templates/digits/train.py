@@ -90,7 +90,8 @@ def main():
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     torch.set_num_threads(1)  # so small a network is fastest, and repeatable, on one thread
     set_seed(seed)  # the same first weights in every process
-    accelerator.print(f"training in {accelerator.num_processes} process(es) with {params}", flush=True)
+    if accelerator.is_main_process:
+        print(f"training in {accelerator.num_processes} process(es) with {params}", flush=True)
 
     training, validation = load_pictures()
     order = torch.Generator().manual_seed(seed)  # the same order of pictures for any number of processes

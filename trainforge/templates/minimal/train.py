@@ -38,12 +38,12 @@ def main():
             optimizer.step()
             total += loss.item()
         progress = {"epoch": epoch, "loss": total / len(batches), "progress": epoch / EPOCHS}
-        accelerator.print(f"epoch {epoch}/{EPOCHS}: loss={progress['loss']:.4f}", flush=True)
-        # A line of this form becomes a point of the job's metrics.
-        accelerator.print(f"PROGRESS: {json.dumps(progress)}", flush=True)
+        if accelerator.is_main_process:  # one process speaks for all
+            print(f"epoch {epoch}/{EPOCHS}: loss={progress['loss']:.4f}", flush=True)
+            # A line of this form becomes a point of the job's metrics.
+            print(f"PROGRESS: {json.dumps(progress)}", flush=True)
 
-    if accelerator.is_main_process:  # one process is enough to write the result
-        # Whatever is in this folder comes home with the result.
+    if accelerator.is_main_process:  # and writes the result: what is in this folder comes home
         output = Path(os.environ.get("TRAINFORGE_OUTPUT_DIR", "outputs"))
         output.mkdir(parents=True, exist_ok=True)
         torch.save(accelerator.unwrap_model(model).state_dict(), output / "model.pt")
