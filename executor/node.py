@@ -422,6 +422,10 @@ class Node(threading.Thread):
         kept = self.services.data_dir / "checkpoints" / self.key.job
         for folder in (run, output, kept):
             folder.mkdir(parents=True, exist_ok=True)
+        usual = self._cwd(manifest) / manifest.checkpoint.dir
+        if not usual.exists():
+            usual.parent.mkdir(parents=True, exist_ok=True)
+            usual.symlink_to(kept)
         params = run / "params.json"
         params.write_text(json.dumps(self.order.params, indent=2) + "\n")
         resume = max(kept.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
@@ -472,7 +476,7 @@ class Node(threading.Thread):
 
     def _forget(self) -> None:
         published = self.journal.find("published")
-        if published is None or published.data["outcome"] != "failed":
+        if published is not None and published.data["outcome"] != "failed":
             shutil.rmtree(self.services.data_dir / "checkpoints" / self.key.job, ignore_errors=True)
         self.book.forget(self.key)
         self.forgotten = True

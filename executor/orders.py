@@ -22,6 +22,7 @@ from trainforge.config.messages import FencingToken, NodeKey, Order, RunOrder
 from trainforge.executor.supervisor import write_atomically
 
 FORGOTTEN_S = 7 * 86_400
+CHECKPOINTS_S = 14 * 86_400
 
 
 class OrderBook:
@@ -30,6 +31,7 @@ class OrderBook:
     def __init__(self, data_dir: Path, wake: Callable[[NodeKey], None] = lambda node: None) -> None:
         self.nodes = data_dir / "nodes"
         self.forgotten = data_dir / "forgotten"
+        self.checkpoints = data_dir / "checkpoints"
         self._incarnation = data_dir / "incarnation.json"
         self._wake = wake
         self._lock = threading.Lock()
@@ -142,6 +144,9 @@ class OrderBook:
                 self.forget(key)
             elif time.time() - (self.forgotten / str(key)).stat().st_mtime > FORGOTTEN_S:
                 (self.forgotten / str(key)).unlink(missing_ok=True)
+        for kept in self.checkpoints.glob("*"):
+            if time.time() - kept.stat().st_mtime > CHECKPOINTS_S:
+                shutil.rmtree(kept, ignore_errors=True)
 
 
 def _number(token: FencingToken) -> tuple[int, int]:
