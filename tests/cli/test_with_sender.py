@@ -1,0 +1,181 @@
+"""The commands that speak to a sender, against a real one; no executor is there, so jobs wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.commands import Cli, Git
+from support.waiting import wait_for
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def sender(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """The URL of a sender whose token the command line has found by itself."""
+    data, log = tmp_path / "sender", tmp_path / "sender.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainforge", "sender", "start", "--port", "0", "--data-dir", str(data)],
+            env=environment,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    try:
+        about = data / "sender.json"
+        wait_for("sender", lambda: about.exists() or process.poll() is not None, 60, log.read_text)
+        assert process.poll() is None, log.read_text()
+        yield json.loads(about.read_text())["url"]
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture
+def ask(cli: Cli) -> Ask:
+    """A command's JSON answer; fails unless it succeeds."""
+
+    def run(*arguments: str, **options: Any) -> Any:
+        done = cli(*arguments, "--json", **options)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+    return run
+
+
+@pytest.fixture
+def project(sender: str, cli: Cli, folder: Path) -> Path:
+    path = folder / "mine"
+    assert sender
+    done = cli("init", str(path))
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_a_dirty_project_is_submitted_and_left_as_it_was(ask: Ask, git: Git, project: Path) -> None:
+    (project / "train.py").write_text("print('changed')\n")
+    (project / "new.txt").write_text("new")
+    before = git("status", "--porcelain", cwd=project), git("for-each-ref", cwd=project)
+    job = ask("submit", str(project))
+    assert (git("status", "--porcelain", cwd=project), git("for-each-ref", cwd=project)) == before
+    assert job["project"] == "mine"
+    assert git("rev-parse", f"{job['commit']}^", cwd=project) == git("rev-parse", "HEAD", cwd=project)
+    assert [listed["id"] for listed in ask("status")["jobs"]] == [job["id"]]
+    assert [one["decision"] for one in ask("events")["events"] if one["decision"] == "job"] in ([], ["job"])
+
+
+def test_the_founding_order_makes_two_jobs_of_one_commit(ask: Ask, project: Path) -> None:
+    first = ask("submit", ".", cwd=project)
+    again = ask("submit", ".", cwd=project)
+    second = ask("submit", ".", "--workers", "2", cwd=project)
+    assert again["id"] == first["id"], "the same commit, asked for alike, is the same job"
+    assert (first["nodes"], second["nodes"]) == (1, 2)
+    assert first["commit"] == second["commit"]
+    assert first["id"] != second["id"]
+    assert len(ask("status")["jobs"]) == 2
+
+
+def test_a_push_is_a_job_that_can_be_shown_stopped_and_retried(
+    ask: Ask, cli: Cli, git: Git, project: Path
+) -> None:
+    git("push", "-q", "trainforge", "main", cwd=project)
+    job = wait_for("a job", lambda: ask("status")["jobs"])[0]["id"]
+    shown = cli("status", job[:6])
+    assert job in shown.stdout
+    assert "trainforge logs -f" in shown.stderr
+    assert cli("logs").returncode == 0
+    assert cli("pull").returncode == 6, "it has not ended"
+    assert cli("status", "zzzzzz").returncode == 5
+    assert ask("stop", "--reason", "enough")["id"] == job
+
+    def ended() -> bool:
+        return bool(ask("status", job)["state"] == "cancelled")
+
+    wait_for("the end", ended)
+    assert cli("status", "--watch", job).returncode == 1
+    assert cli("stop").returncode == 5, "nothing is under way any more"
+    again = ask("retry")
+    assert (again["rerun_of"], again["id"] != job) == (job, True)
+
+
+def test_the_result_of_a_cancelled_job_is_pulled(ask: Ask, cli: Cli, project: Path) -> None:
+    job = ask("submit", ".", cwd=project)["id"]
+    ask("stop", job)
+    wait_for("the result", lambda: ask("status", job)["result_commit"])
+    pulled = ask("pull", cwd=project)
+    assert "result.json" in pulled["files"]
+    record = json.loads((project / "results" / job / "result.json").read_text())
+    assert record["job"] == job
+    assert cli("pull", job[:8], cwd=project).returncode == 6, "it is there already"
+    assert cli("pull", job[:8], "--to", "again", cwd=project).returncode == 0
+    assert (project / "again" / "README.md").is_file()
+
+
+def test_a_plan_says_why_a_job_would_wait(ask: Ask, cli: Cli, project: Path) -> None:
+    assert ask("plan", str(project))["waiting"]
+    assert "WHY NOT" in cli("plan", str(project), "--workers", "2").stdout
+
+
+def test_machines_are_invited_and_listed(ask: Ask, cli: Cli, sender: str, tmp_path: Path) -> None:
+    token = ask("sender", "token")["token"]
+    own = ("--name", "alpha", "--data-dir", str(tmp_path / "alpha"))
+    assert ask("executor", "join", sender, token, *own)["name"] == "alpha"
+    assert cli("executor", "join", sender, token, "--data-dir", str(tmp_path / "b")).returncode == 4
+    about = ask("executor", "status", *own)
+    assert (about["name"], about["sender_url"]) == ("alpha", sender)
+    assert [one["name"] for one in ask("sender", "status")["executors"]] == ["alpha"]
+    assert "alpha" in cli("sender", "status").stdout
+    assert cli("executor", "status", "--data-dir", str(tmp_path / "c")).returncode == 2
+
+
+def test_another_repository_is_watched_and_submitted_from(
+    ask: Ask, cli: Cli, git: Git, project: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "elsewhere.git"
+    git("init", "-q", "--bare", str(bare))
+    git("remote", "add", "origin", str(bare), cwd=project)
+    refused = cli("submit", "--remote", "origin", cwd=project)
+    assert refused.returncode == 1
+    assert "does not watch" in refused.stderr
+    assert ask("sender", "watch", str(bare))["name"] == "elsewhere"
+    job = ask("submit", "--remote", "origin", cwd=project)
+    assert job["repository"] == "elsewhere"
+    assert cli("submit", "--remote", "nowhere", cwd=project).returncode == 1
+
+
+def test_a_hook_is_installed_into_a_bare_repository(
+    ask: Ask, cli: Cli, git: Git, sender: str, tmp_path: Path
+) -> None:
+    bare, secret = tmp_path / "there.git", tmp_path / "secret"
+    git("init", "-q", "--bare", str(bare))
+    secret.write_text("s" * 40)
+    done = ask("hooks", "install", str(bare), "--secret-file", str(secret))
+    assert done["sender"] == sender
+    assert os.access(done["script"], os.X_OK)
+    wrong = cli("hooks", "install", str(tmp_path), "--secret-file", str(secret))
+    assert wrong.returncode == 5
+
+
+def test_login_checks_the_token_before_it_is_kept(
+    cli: Cli, environment: dict[str, str], sender: str, tmp_path: Path
+) -> None:
+    stored = Path(environment["XDG_CONFIG_HOME"]) / "trainforge" / "client.json"
+    token = json.loads(stored.read_text())["token"]
+    home = {"XDG_CONFIG_HOME": str(tmp_path / "other")}
+    assert cli("login", sender, stdin="tfp_wrong\n", **home).returncode == 4
+    assert not (tmp_path / "other").exists()
+    assert cli("login", sender, stdin=f"{token}\n", **home).returncode == 0
+    kept = tmp_path / "other" / "trainforge" / "client.json"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert cli("status", **home).returncode == 0
