@@ -154,14 +154,14 @@ class Scale(Section):
     batch_size: Annotated[
         Literal["divide", "keep"],
         now(
-            "`divide` shares training.params.batch_size among the processes, so the whole stays the same.",
+            "`divide` shares params.batch_size (or per_device_train_batch_size) among the processes.",
             "keep",
         ),
     ] = "divide"
     learning_rate: Annotated[
         Literal["keep", "linear", "sqrt"],
         now(
-            "Multiplies training.params.learning_rate by the number of processes, or its square root.",
+            "Multiplies params.learning_rate (or lr) by the number of processes, or its square root.",
             "linear",
         ),
     ] = "keep"
@@ -173,7 +173,8 @@ class Distributed(Section):
         Literal["auto", "direct", "relay"], later("How the machines' processes reach each other.", "relay")
     ] = "auto"
     backend: Annotated[
-        Literal["auto", "gloo", "nccl"], now("torch.distributed's backend; `auto` is nccl on GPUs.", "gloo")
+        Literal["auto", "gloo", "nccl"],
+        now("torch.distributed's backend, as TRAINFORGE_BACKEND; `auto` leaves it to Accelerate.", "gloo"),
     ] = "auto"
     mixed_precision: Annotated[
         Literal["no", "fp16", "bf16", "fp8"], now("The precision that Accelerate trains in.", "bf16")
@@ -189,7 +190,7 @@ class Environment(Section):
         Literal["auto", "inherit", "isolated", "container"],
         now(
             "`inherit` uses the executor's Python, `isolated` builds one for the job, `auto` inherits where "
-            "that suffices; `container` is not yet in effect.",
+            "that suffices. `container` is not yet in effect: such a job fails.",
             "isolated",
         ),
     ] = "auto"
@@ -236,12 +237,16 @@ class Strategy(Section):
 class Checkpoint(Section):
     dir: Annotated[
         RelativePath,
-        now("Where the training keeps checkpoints, below the working directory.", "runs/checkpoints"),
+        later(
+            "Where the training keeps checkpoints instead of in TRAINFORGE_CHECKPOINT_DIR.",
+            "runs/checkpoints",
+        ),
     ] = "checkpoints"
     every: Annotated[Duration | None, later("How often to ask the training for a checkpoint.", "10m")] = None
     keep: Annotated[Annotated[int, Field(ge=1, le=1000)], later("How many checkpoints to keep.", 3)] = 1
     resume: Annotated[
-        Literal["auto", "never"], later("Whether a new attempt goes on from the newest checkpoint.", "never")
+        Literal["auto", "never"],
+        now("Whether TRAINFORGE_RESUME_FROM names the newest checkpoint to a new attempt.", "never"),
     ] = "auto"
 
 
@@ -258,9 +263,9 @@ class Timeout(Section):
     queue: Annotated[
         Duration | None, now("How long to wait for executors that fit; by default without limit.", "1d")
     ] = None
-    grace: Annotated[Duration, now("How long a training that is asked to stop may take to do so.", "2m")] = (
-        30.0
-    )
+    grace: Annotated[
+        Duration, now("How long a training that is asked to stop may take to do so, an hour at most.", "2m")
+    ] = 30.0
 
 
 class Concurrency(Section):

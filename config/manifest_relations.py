@@ -20,6 +20,7 @@ from trainforge.config.manifest_models import (
     Results,
     Section,
     Strategy,
+    Timeout,
     Training,
 )
 
@@ -76,6 +77,8 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
         yield from _direction(metrics)
     for strategy in sections.read("strategy", Strategy):
         yield from _matrix(strategy)
+    for timeout in sections.read("timeout", Timeout):
+        yield from _grace(timeout)
     for results in sections.read("results", Results):
         yield from _results_branch(results)
     for data in sections.read("data", Data):
@@ -174,6 +177,14 @@ def _matrix(strategy: Strategy) -> Iterator[Fault]:
         about = (("strategy", "matrix"), ("strategy", "include"))
         message = f"strategy.matrix: makes {cells} jobs, the most is {MAX_CELLS}"
         yield Fault(("strategy", "matrix"), message, "leave values out", about)
+
+
+def _grace(timeout: Timeout) -> Iterator[Fault]:
+    if timeout.grace > 3600:
+        place = ("timeout", "grace")
+        yield Fault(
+            place, f"timeout.grace: expected at most 1h, got {timeout.grace:g} s", "try grace: 5m", (place,)
+        )
 
 
 def _results_branch(results: Results) -> Iterator[Fault]:

@@ -100,9 +100,17 @@ def test_an_order_comes_through_unchanged() -> None:
 def test_a_whole_run_order_comes_through_unchanged() -> None:
     body = RunOrder(
         repository=WireRepository(id="builtin:p", name="p", url="http://127.0.0.1/git/p.git"),
-        ref="refs/heads/main", commit="a" * 40, manifest_path="trainforge.yaml", manifest_blob="b" * 40, project="p",
-        nodes=2, processes_per_node=1, params={"lr": 1e-4, "name": "é", "none": None}, results_branch="r", lease_ttl=90,
-    )  # fmt: skip
+        ref="refs/heads/main",
+        commit="a" * 40,
+        manifest_path="trainforge.yaml",
+        manifest_blob="b" * 40,
+        project="p",
+        nodes=2,
+        processes_per_node=1,
+        params={"lr": 1e-4, "name": "é", "none": None},
+        results_branch="r",
+        lease_ttl=90,
+    )
     order = ORDER.model_copy(update={"body": body})
     token = sign_order(SENDER, sender=SENDER.id, executor=ME, order=order, now=NOW + 0.9)
     assert check(token, challenge="", now=NOW + 1.2) == order
