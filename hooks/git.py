@@ -93,6 +93,7 @@ __all__ = [
     "validate_url",
 ]
 
+_REF_LINES = "--format=%(if)%(*objectname)%(then)%(*objectname)%(else)%(objectname)%(end)%09%(refname)"
 _FETCH = [
     "fetch",
     "--quiet",
@@ -115,14 +116,24 @@ def ls_remote(
 ) -> dict[str, str]:
     """Every branch and tag of a remote as full ref name -> commit (annotated tags peeled)."""
     remote = validate_url(url, allow_file=allow_file)
-    args = ["ls-remote", "--quiet", "--", remote.text, "refs/heads/*", "refs/tags/*"]
-    out = run(args, remote=remote, credential=credential, timeout=timeout)
+    if remote.local:  # read where it lies: one process instead of three
+        out = run(
+            ["for-each-ref", _REF_LINES, "refs/heads", "refs/tags"], git_dir=_git_dir(remote), timeout=timeout
+        )
+    else:
+        args = ["ls-remote", "--quiet", "--", remote.text, "refs/heads/*", "refs/tags/*"]
+        out = run(args, remote=remote, credential=credential, timeout=timeout)
     refs: dict[str, str] = {}
-    for line in out.decode("utf-8", "replace").splitlines():
+    for line in out.decode("utf-8", "replace").split("\n"):
         commit, _, name = line.partition("\t")
         with contextlib.suppress(AddressRefused):  # a ref that we could not name safely does not exist for us
             refs[validate_ref(name.removesuffix("^{}"))] = validate_commit(commit)
     return refs
+
+
+def _git_dir(remote: GitUrl) -> Path:
+    path = Path(remote.path)
+    return path / ".git" if (path / ".git").is_dir() else path
 
 
 def ls_remote_heads(

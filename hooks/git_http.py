@@ -17,17 +17,14 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope, Send
 
 from trainforge.config.errors import NotFound, TooLarge, TrainForgeError
 from trainforge.hooks.git import init_bare
 from trainforge.hooks.gitrun import git_environment, run, sanitise
 from trainforge.hooks.pktline import LineInserter
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 logger = logging.getLogger("trainforge.git")
 

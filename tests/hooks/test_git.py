@@ -84,6 +84,20 @@ def test_heads_and_peeled_tags(server: Server, project: Project) -> None:
     assert git.ls_remote_heads(server.at("p"), credential=CREDENTIAL) == {"main": commit}
 
 
+def test_a_local_repository_is_read_where_it_lies(project: Project, tmp_path: Path) -> None:
+    commit = project.commit()
+    project.git("tag", "-a", "v1", "-m", "annotated")
+    project.git("pack-refs", "--all")
+    project.git("branch", "größe")
+    project.git("update-ref", "refs/notes/x", commit)
+    named = ("refs/heads/größe", "refs/heads/main", "refs/tags/v1")
+    assert git.ls_remote(str(project.path), allow_file=True) == dict.fromkeys(named, commit)
+    with pytest.raises(git.GitNotFound):
+        git.ls_remote(str(tmp_path / "absent"), allow_file=True)
+    with pytest.raises(git.AddressRefused):
+        git.ls_remote(str(project.path))
+
+
 def test_differences(project: Project) -> None:
     repo = project.path / ".git"
     first = project.commit({"keep": "1", "change": "1", "remove": "1", "dir/é x": "1"})

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,10 @@ def _write(mirror: Path, url: str, job: int, by: str = "", **more: bytes | Path)
 def _in_a_process(mirror: str, url: str, jobs: list[int], by: str) -> list[tuple[str, bool]]:
     written = [_write(Path(mirror), url, job, by, model=os.urandom(50_000)) for job in jobs]
     return [(one.commit, one.already) for one in written]
+
+
+def _named(names: list[str]) -> dict[str, Any]:
+    return {name: name.encode() for name in names}
 
 
 def _show(repo: Path, path: str) -> bytes:
@@ -246,7 +251,7 @@ def test_a_server_without_partial_fetch(bare: Path, tmp_path: Path) -> None:
 
 def test_names_that_need_quoting(bare: Path, tmp_path: Path) -> None:
     names = ['a "b"', "back\\slash", "größe", " lead", "tab:colon", "'single'"]
-    _write(tmp_path / "with: colon.git", str(bare), 1, **{name: name.encode() for name in names})
+    _write(tmp_path / "with: colon.git", str(bare), 1, **_named(names))
     listed = read_result_files(
         tmp_path / "n.git", str(bare), BRANCH, _folder(1), tmp_path / "out", allow_file=True
     )
@@ -258,7 +263,7 @@ def test_names_that_need_quoting(bare: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../x", "a/../../x", ".git/config", "/etc/x", "a//b", "new\nline"])
 def test_names_that_leave_the_folder_are_refused(bare: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(git.AddressRefused):
-        _write(tmp_path / "m.git", str(bare), 1, **{name: b"x"})
+        _write(tmp_path / "m.git", str(bare), 1, **_named([name]))
     assert git.ls_remote(str(bare), allow_file=True) == {}
 
 

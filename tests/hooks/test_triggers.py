@@ -115,7 +115,7 @@ def test_the_rules_of_the_manifest() -> None:
 
 @given(
     REFS,
-    st.lists(st.tuples(st.sampled_from("AMDT"), st.sampled_from(["trainforge.yaml", "m/trainforge.yaml", "x"])),
+    st.lists(st.tuples(st.sampled_from("AMDT"), st.sampled_from(["trainforge.yaml", "m/trainforge.yaml"])),
              unique_by=lambda pair: pair[1]),
     st.sampled_from(["", "[skip train]", "ordinary"]),
     st.sampled_from(["trainforge-results", "b1"]),
@@ -160,10 +160,10 @@ def test_patterns(name: str, patterns: list[str], wanted: bool) -> None:
 
 
 def test_no_pattern_takes_long() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     matches("a/" * 500 + "b", ["**/" * 300 + "c", "a*" * 300 + "b"])
     matches("a" * 2000, ["*a" * 100 + "b"])
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_manifest_names() -> None:

@@ -8,7 +8,8 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from starlette.types import Scope
 
 from trainforge.hooks.git_http import Access
 
@@ -72,9 +73,7 @@ class Server:
         """The address of a repository, as a person might type it with the password inside."""
         return self.url.replace("://", f"://me:{password}@" if password else "://") + f"/git/{name}.git"
 
-    async def authorize(
-        self, name: str, scope: dict[str, Any], service: str, authorization: str
-    ) -> Access | None:
+    async def authorize(self, name: str, scope: Scope, service: str, authorization: str) -> Access | None:
         self.services.append(service)
         for password, access in self.users.items():
             if authorization == "Basic " + b64encode(f"{access.user}:{password}".encode()).decode():
