@@ -17,6 +17,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -83,7 +84,7 @@ class Access:
     refs: tuple[str, ...] = ()
 
 
-Authorize = Callable[[str, Scope, str, str], Awaitable[Access | None]]
+Authorize = Callable[[str, Any, str, str], Awaitable[Access | None]]  # name, ASGI scope, service, header
 OnPush = Callable[[str], Awaitable[list[str]]]
 
 
