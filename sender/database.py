@@ -7,10 +7,10 @@ lock, so that nothing ever polls for the file's lock; `synchronous=FULL` makes a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,7 +19,6 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from trainforge.config.errors import SettingsError
 
-T = TypeVar("T")
 BUSY_MS = 15_000
 
 
@@ -91,6 +90,7 @@ class Database:
         """An INSERT that knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
-    def in_write(self, work: Callable[[Connection], T]) -> T:
-        with self.write() as connection:
-            return work(connection)
+    def add_new(self, c: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
+        """Insert a row unless its key is taken; whether it was new."""
+        new = self.insert(table).values(dict(values)).on_conflict_do_nothing()
+        return c.execute(new.returning(sa.literal(1))).first() is not None

@@ -32,7 +32,11 @@ class Store(EventStore, ExecutorStore, JournalStore):
                 data_dir.mkdir(parents=True, exist_ok=True)
                 store.check()
             migrate(store.engine)
+        except SettingsError:
+            store.close()
+            raise
         except sa.exc.DatabaseError as error:
+            store.close()
             raise SettingsError(
                 f"the database cannot be used: {error.orig}", hint="check database_url, or restore a backup"
             ) from error

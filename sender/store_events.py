@@ -147,12 +147,8 @@ class EventStore(Database):
         table = s.heads
         here = sa.and_(table.c.repository_id == repository_id, table.c.ref == ref)
         if not old:
-            added = c.execute(
-                self.insert(table)
-                .values(repository_id=repository_id, ref=ref, commit=new, updated=now)
-                .on_conflict_do_nothing()
-            )
-            return added.rowcount == 1
+            row = {"repository_id": repository_id, "ref": ref, "commit": new, "updated": now}
+            return self.add_new(c, table, row)
         stood = sa.and_(here, table.c.commit == old)
         if not new:
             return c.execute(sa.delete(table).where(stood)).rowcount == 1
@@ -186,8 +182,7 @@ class EventStore(Database):
     def first_delivery(self, source: str, delivery: str, now: float) -> bool:
         """Whether this delivery id is new; it is remembered."""
         with self.write() as c:
-            row = self.insert(s.deliveries).values(source=source, delivery=delivery, time=now)
-            return c.execute(row.on_conflict_do_nothing()).rowcount == 1
+            return self.add_new(c, s.deliveries, {"source": source, "delivery": delivery, "time": now})
 
     def _add_event(self, c: Connection, event: NewEvent, jobs: list[NewJob], now: float) -> None:
         values = {**asdict(event), "time": now, "jobs": [job.id for job in jobs]}
@@ -210,8 +205,7 @@ class EventStore(Database):
             "result_path": result_path(job.id, now),
             "cursor": 1,
         }
-        added = c.execute(self.insert(s.jobs).values(values).on_conflict_do_nothing())
-        if added.rowcount == 1:
+        if self.add_new(c, s.jobs, values):
             text = f"asked for by {job.source}"
             c.execute(
                 sa.insert(s.timeline).values(job_id=job.id, cursor=1, time=now, kind="state", text=text)

@@ -87,8 +87,7 @@ class ExecutorStore(Database):
         """Whether this proof is used for the first time; it is remembered until it has expired."""
         with self.write() as c:
             c.execute(sa.delete(s.proofs).where(s.proofs.c.expires < now))
-            row = self.insert(s.proofs).values(executor_id=executor, jti=jti, expires=expires)
-            return c.execute(row.on_conflict_do_nothing()).rowcount == 1
+            return self.add_new(c, s.proofs, {"executor_id": executor, "jti": jti, "expires": expires})
 
     def revoke(self, executor: str, now: float) -> bool:
         table = s.executors

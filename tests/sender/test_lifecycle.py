@@ -199,9 +199,7 @@ def test_no_common_address_is_told_per_machine() -> None:
             1, ready=Ready(), reached=Reached(failures={"10.0.0.1": "refused"}), ordered=frozenset({"probe"})
         ),
     )
-    assert steps(facts) == [
-        life.Blame("rendezvous_unreachable", "box1 cannot reach box0 (10.0.0.1: no)")
-    ]
+    assert steps(facts) == [life.Blame("rendezvous_unreachable", "box1 cannot reach box0 (10.0.0.1: no)")]
 
 
 def test_a_job_that_waited_too_long_fails() -> None:

@@ -1,0 +1,203 @@
+"""From pushes to jobs on real git: once each, whoever says so, and with a reason where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.core import MANIFEST, make_sender
+from support.core import Core as Desk
+from support.repositories import Project
+from trainforge.config.errors import ManifestError, NotFound, TrainForgeError
+from trainforge.hooks.addresses import validate_url
+from trainforge.sender import events
+from trainforge.sender.store_events import Repo
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A sender's memory without its loops: jobs are made and stay pending."""
+    sender = make_sender(tmp_path)
+    yield Desk(sender, "")
+    sender.store.close()
+
+
+@pytest.fixture
+def project(desk: Desk, tmp_path: Path) -> Project:
+    project = desk.add_project(tmp_path)
+    desk.announce()
+    return project
+
+
+def reasons(desk: Desk) -> list[str]:
+    return [row[9] or row[8] for row in desk.dump()["events"]]
+
+
+def push(project: Project, *args: str) -> None:
+    project.git("push", "--quiet", "--force", "origin", *(args or ("HEAD",)))
+
+
+def test_the_first_push_makes_a_job(desk: Desk, project: Project) -> None:
+    (job,) = desk.jobs()
+    row = desk.job(job)
+    assert (row["project"], row["ref"], row["subject"], row["author"]) == (
+        "digits",
+        "refs/heads/main",
+        "Start",
+        "Ada",
+    )
+    assert row["result_path"].endswith(job)
+
+
+def test_three_sources_make_one_job(desk: Desk, project: Project) -> None:
+    project.commit({"trainforge.yaml": MANIFEST + "seed: 1\n"})
+    push(project)
+    with ThreadPoolExecutor(8) as pool:
+        sources = ["webhook", "poll", "watch"] * 4
+        list(pool.map(lambda source: events.handle_hint(desk.sender, "digits", source), sources))
+    assert len(desk.jobs()) == 2
+    assert len(desk.dump()["events"]) == 2
+
+
+def test_a_push_that_touches_no_manifest_says_so(desk: Desk, project: Project) -> None:
+    project.commit({"README.md": "hello"})
+    push(project)
+    assert desk.announce() == ["TrainForge: no job: no manifest changed"]
+    assert len(desk.jobs()) == 1
+    assert reasons(desk)[-1] == "no manifest changed"
+
+
+def test_a_new_branch_compares_with_where_it_left(desk: Desk, project: Project) -> None:
+    project.git("checkout", "--quiet", "-b", "topic")
+    project.commit({"notes.txt": "x"})
+    push(project)
+    assert desk.announce() == ["TrainForge: no job: no manifest changed"]
+    project.git("checkout", "--quiet", "-b", "other")
+    project.commit({"trainforge.yaml": MANIFEST + "seed: 2\n"})
+    push(project)
+    assert len(desk.announce()) == 1
+    assert len(desk.jobs()) == 2
+
+
+def test_a_rewritten_branch_compares_with_its_old_head(desk: Desk, project: Project) -> None:
+    project.git("commit", "--quiet", "--amend", "-m", "Start again")
+    push(project)
+    assert desk.announce() == ["TrainForge: no job: no manifest changed"]
+    assert len(desk.jobs()) == 1
+
+
+def test_deleting_a_branch_is_noted(desk: Desk, project: Project) -> None:
+    push(project, "HEAD:refs/heads/topic")
+    desk.announce()
+    push(project, ":refs/heads/topic")
+    desk.announce()
+    assert reasons(desk)[-1] == "the branch was deleted"
+    assert "refs/heads/topic" not in desk.sender.store.heads("builtin:digits")
+
+
+def test_results_and_submitted_branches_pass_in_silence(desk: Desk, project: Project) -> None:
+    before = len(desk.dump()["events"])
+    project.commit({"jobs/2026/11/x/trainforge.yaml": MANIFEST})
+    push(project, "HEAD:refs/heads/trainforge-results", "HEAD:refs/heads/trainforge/submit/ada-1")
+    assert desk.announce() == []
+    assert len(desk.dump()["events"]) == before
+    assert len(desk.jobs()) == 1
+
+
+def test_several_manifests_make_several_jobs(desk: Desk, project: Project) -> None:
+    project.commit({"a/trainforge.yaml": MANIFEST, "big.trainforge.yaml": MANIFEST})
+    push(project)
+    assert len(desk.announce()) == 2
+    assert len(desk.jobs()) == 3
+
+
+def test_every_fault_of_a_manifest_is_kept(desk: Desk, project: Project) -> None:
+    project.commit({"trainforge.yaml": "project: {nmae: x}\ntraining: {script: t.py}\nsede: 1\n"})
+    push(project)
+    desk.announce()
+    problems = [desk.job(job)["problems"] for job in desk.jobs()]
+    places = [problem["place"] for many in problems for problem in many]
+    assert any(place.startswith("trainforge.yaml:1") for place in places)
+    assert any(place.startswith("trainforge.yaml:3") for place in places)
+
+
+def test_a_manifest_of_a_megabyte_is_refused_unread(desk: Desk, project: Project) -> None:
+    project.commit({"trainforge.yaml": MANIFEST + "#" * 2_000_000})
+    push(project)
+    desk.announce()
+    rows = [desk.job(job) for job in desk.jobs()]
+    assert [row["manifest_text"] == "" for row in rows if row["problems"]] == [True]
+
+
+# --- other remotes --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(desk: Desk, tmp_path: Path) -> Project:
+    """A repository on this disk that existed before it was watched."""
+    project = Project(tmp_path / "elsewhere")
+    project.commit({"trainforge.yaml": MANIFEST})
+    address = validate_url(str(project.path), allow_file=True)
+    repo = Repo(address.repository_id, "elsewhere", address.text, "local")
+    desk.sender.store.add_repository(repo, desk.sender.now())
+    return project
+
+
+def test_what_existed_before_a_repository_was_watched_makes_no_job(desk: Desk, watched: Project) -> None:
+    assert desk.announce("elsewhere") == []
+    assert desk.jobs() == []
+    assert "existed before" in reasons(desk)[-1]
+
+
+def test_a_watched_repository_makes_jobs_from_then_on(desk: Desk, watched: Project) -> None:
+    desk.announce("elsewhere")
+    watched.commit({"trainforge.yaml": MANIFEST + "seed: 1\n"})
+    assert len(desk.announce("elsewhere")) == 1
+    watched.git("checkout", "--quiet", "-b", "topic")
+    watched.commit({"notes.txt": "x"})
+    assert desk.announce("elsewhere") == ["TrainForge: no job: no manifest changed"]
+    assert len(desk.jobs()) == 1
+
+
+def test_a_repository_that_cannot_be_read_says_so(desk: Desk, watched: Project) -> None:
+    watched.path.rename(watched.path.with_name("gone"))
+    with pytest.raises(TrainForgeError):
+        desk.announce("elsewhere")
+    (repo,) = desk.dump()["repositories"]
+    assert repo[-1]
+
+
+# --- asking for jobs --------------------------------------------------------------------------------------
+
+
+def test_the_same_request_makes_the_same_job(desk: Desk, project: Project) -> None:
+    commit = project.git("rev-parse", "HEAD").stdout.strip()
+    plain = events.request_job(desk.sender, "digits", commit)
+    assert [plain] == desk.jobs()
+    wide = {"training.launcher": "torchrun"}
+    first = events.request_job(desk.sender, "digits", commit, overrides=wide)
+    assert events.request_job(desk.sender, "digits", commit, overrides=wide) == first != plain
+    assert len(desk.jobs()) == 2
+
+
+def test_impossible_requests_are_refused(desk: Desk, project: Project) -> None:
+    commit = project.git("rev-parse", "HEAD").stdout.strip()
+    with pytest.raises(NotFound, match="no commit"):
+        events.request_job(desk.sender, "digits", "b" * 40)
+    with pytest.raises(TrainForgeError):
+        events.request_job(desk.sender, "digits", commit, manifest_path="nowhere/trainforge.yaml")
+    with pytest.raises(NotFound, match="no executor"):
+        events.request_job(desk.sender, "digits", commit, executors=["nobody"])
+    with pytest.raises(ManifestError):
+        events.request_job(desk.sender, "digits", commit, overrides={"resources.nodse": 2})
+    assert len(desk.jobs()) == 1
+
+
+def test_a_retry_is_a_new_job_that_names_the_old(desk: Desk, project: Project) -> None:
+    (old,) = desk.jobs()
+    first, second = events.retry_job(desk.sender, old), events.retry_job(desk.sender, old)
+    assert len({old, first, second}) == 3
+    assert desk.job(second)["rerun_of"] == old

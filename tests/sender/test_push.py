@@ -1,0 +1,151 @@
+"""Orders pushed to an executor's endpoint: proved first, delivered once, refused in words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from support.core import Core, PlayedExecutor, serving
+from support.waiting import wait_for
+from trainforge.config.messages import Order
+from trainforge.config.trust import SigningKey, sign_request, verify_order
+
+
+class Inbox:
+    """An executor's own door. `statuses` are the answers still to give before 200s."""
+
+    def __init__(self, executor: PlayedExecutor, key: SigningKey | None = None) -> None:
+        self.executor, self.key = executor, key or executor.key
+        self.url = ""
+        self.orders: list[Order] = []
+        self.statuses: list[int] = []
+        self.proofs = 0
+        routes = [
+            Route("/v1/orders", self.take, methods=["POST"]),
+            Route("/v1/prove", self.prove, methods=["POST"]),
+        ]
+        self.app = Starlette(routes=routes)
+
+    async def take(self, request: Request) -> Response:
+        assert request.headers["content-type"] == "application/jose"
+        sender = self.executor.core.sender
+        order = verify_order(
+            (await request.body()).decode(),
+            sender=sender.id,
+            keys={sender.key.id: sender.key.public},
+            executor=self.executor.id,
+            now=sender.now(),
+        )
+        if self.statuses:
+            return JSONResponse({"detail": "not this repository"}, self.statuses.pop(0))
+        self.orders.append(order)
+        self.executor.tokens[str(order.node)] = order.token
+        return Response(status_code=202)
+
+    async def prove(self, request: Request) -> Response:
+        self.proofs += 1
+        sender = self.executor.core.sender
+        proof = sign_request(
+            self.key,
+            subject=self.executor.id,
+            audience=sender.id,
+            method="PROVE",
+            path=(await request.json())["nonce"],
+            body=self.url.encode(),
+            now=sender.now(),
+        )
+        return JSONResponse({"proof": proof})
+
+
+@contextmanager
+def listening(inbox: Inbox) -> Iterator[Inbox]:
+    server = uvicorn.Server(uvicorn.Config(inbox.app, port=0, log_level="warning"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    try:
+        wait_for("listening executor", lambda: server.started, 20)
+        inbox.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        yield inbox
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture
+def core(tmp_path: Path) -> Iterator[Core]:
+    with serving(tmp_path) as core:
+        yield core
+
+
+def test_an_order_is_pushed_once_to_a_proved_endpoint(core: Core, tmp_path: Path) -> None:
+    executor = core.executor("alpha")
+    with listening(Inbox(executor)) as inbox:
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+        job = core.push_job(tmp_path)
+        core.wait_state(job, "running")
+        assert [order.body.kind for order in inbox.orders] == ["run"]
+        executor.journal(inbox.orders[0].node, ("ended", {"exit_code": 0}))
+        wait_for("publish order", lambda: len(inbox.orders) == 2, 10)
+        executor.publish(inbox.orders[1], inbox.orders[0])
+        core.wait_state(job, "completed")
+        wait_for("forget order", lambda: len(inbox.orders) == 3, 10)
+        assert [order.body.kind for order in inbox.orders] == ["run", "publish", "forget"]
+        assert inbox.proofs == 1
+
+
+def test_nothing_is_sent_to_an_endpoint_that_somebody_else_holds(core: Core, tmp_path: Path) -> None:
+    executor = core.executor("alpha")
+    with listening(Inbox(executor, key=SigningKey.generate())) as inbox:
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+        core.push_job(tmp_path)
+        wait_for("second attempt to prove", lambda: inbox.proofs >= 2, 20)
+        assert inbox.orders == []
+
+
+def test_a_failed_delivery_is_repeated(core: Core, tmp_path: Path) -> None:
+    executor = core.executor("alpha")
+    with listening(Inbox(executor)) as inbox:
+        inbox.statuses = [503]
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+        job = core.push_job(tmp_path)
+        core.wait_state(job, "running")
+        assert inbox.proofs == 2  # proved again after the failure
+
+
+def test_a_refused_run_fails_the_job_with_the_executors_words(core: Core, tmp_path: Path) -> None:
+    executor = core.executor("alpha")
+    with listening(Inbox(executor)) as inbox:
+        inbox.statuses = [403]
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+        job = core.push_job(tmp_path)
+        row = core.wait_state(job, "failed")
+    assert (row["code"], row["reason"]) == ("policy_refused", "alpha: not this repository")
+
+
+def test_an_unreachable_endpoint_leaves_the_claim_as_a_way(core: Core, tmp_path: Path) -> None:
+    executor = core.executor("alpha")
+    executor.heartbeat(endpoint="http://127.0.0.1:9", endpoint_seq=1)
+    job = core.push_job(tmp_path)
+    executor.take("run")
+    core.wait_state(job, "running")
+
+
+def test_an_older_endpoint_does_not_replace_a_newer_one(core: Core) -> None:
+    executor = core.executor("alpha")
+    executor.heartbeat(endpoint="http://127.0.0.1:9/new", endpoint_seq=2)
+    executor.heartbeat(endpoint="http://127.0.0.1:9/old", endpoint_seq=1)
+    member = core.sender.store.member(executor.id)
+    assert member is not None
+    assert member.endpoint == "http://127.0.0.1:9/new"
+    assert "old" not in json.dumps(str(core.dump()["executors"]))

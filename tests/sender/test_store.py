@@ -1,0 +1,235 @@
+"""The store on real databases: schema, fencing, accounting, and the same behaviour on PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from support.core import MACHINE
+from trainforge.config.errors import Conflict, NotTrusted, SettingsError
+from trainforge.config.messages import Heartbeat, JoinRequest, Load
+from trainforge.sender import migrate
+from trainforge.sender.fence import Fence
+from trainforge.sender.schema import metadata
+from trainforge.sender.store import Store
+from trainforge.sender.store_events import NewEvent, NewJob, Repo
+
+POSTGRES = os.environ.get("TRAINFORGE_TEST_POSTGRES", "")
+COMMIT = "a" * 40
+
+
+def _postgres_database() -> Iterator[str]:
+    """A database of this test's own on the server that the environment names."""
+    name = f"tf_{secrets.token_hex(6)}"
+    admin = sa.create_engine(
+        POSTGRES.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as c:
+        c.exec_driver_sql(f"CREATE DATABASE {name}")
+    yield sa.engine.make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
+    with admin.connect() as c:
+        c.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield ""
+    elif POSTGRES:
+        yield from _postgres_database()
+    else:
+        pytest.skip("TRAINFORGE_TEST_POSTGRES names no server")
+
+
+@pytest.fixture
+def store(url: str, tmp_path: Path) -> Iterator[Store]:
+    store = Store.open(url, tmp_path)
+    yield store
+    store.close()
+
+
+def add_job(store: Store, name: str = "a", branch: str = "main", old: str = "") -> list[str] | None:
+    job = NewJob(name * 26, "builtin:p", COMMIT, "trainforge.yaml", COMMIT, "push")
+    event = NewEvent("push", "builtin:p", "p", "job", ref=branch, old=old, new=COMMIT)
+    return store.record_push(event, [job], 1.0)
+
+
+@pytest.fixture
+def project(store: Store) -> Repo:
+    return store.add_repository(Repo("builtin:p", "p", "", "builtin"), 1.0)
+
+
+def join(store: Store, name: str = "alpha") -> None:
+    store.add_join_token("t", 1.0, 100.0)
+    request = JoinRequest(token="t", name=name, public_key={}, capabilities=MACHINE)
+    store.join("t", f"x-{name}", request, 2.0)
+
+
+# --- schema -----------------------------------------------------------------------------------------------
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_uses(store: Store) -> None:
+    with store.engine.connect() as c:
+        assert compare_metadata(MigrationContext.configure(c), metadata) == []
+        assert migrate.current(c) == migrate.HEAD
+
+
+def test_the_newest_migration_is_the_one_named() -> None:
+    steps = sorted(path.name[:4] for path in (migrate.FOLDER / "versions").glob("[0-9]*.py"))
+    assert steps[-1] == migrate.HEAD
+
+
+def test_opening_again_changes_nothing(store: Store, url: str, tmp_path: Path, project: Repo) -> None:
+    again = Store.open(url, tmp_path)
+    assert again.repositories() == [project]
+    again.close()
+
+
+def test_a_database_of_a_newer_program_is_refused(store: Store, url: str, tmp_path: Path) -> None:
+    with store.write() as c:
+        c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(SettingsError, match="schema 9999"):
+        Store.open(url, tmp_path)
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trainforge.db").write_bytes(b"this is not a database" * 100)
+    with pytest.raises(SettingsError, match="cannot be used"):
+        Store.open("", tmp_path)
+
+
+def test_unknown_databases_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not supported"):
+        Store.open("mysql://x/y", tmp_path)
+
+
+def test_sqlite_is_durable(tmp_path: Path) -> None:
+    store = Store.open("", tmp_path)
+    with store.read() as c:
+        assert c.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert c.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    store.close()
+
+
+# --- events -----------------------------------------------------------------------------------------------
+
+
+def test_a_head_is_handled_once(store: Store, project: Repo) -> None:
+    assert add_job(store) == ["a" * 26]
+    assert add_job(store) is None
+    assert store.heads("builtin:p") == {"main": COMMIT}
+    assert store.unfinished() == ["a" * 26]
+
+
+def test_many_hints_at_once_handle_a_head_once(store: Store, project: Repo) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: add_job(store), range(16)))
+    assert [jobs for jobs in made if jobs] == [["a" * 26]]
+
+
+def test_a_delivery_is_new_once(store: Store) -> None:
+    assert [store.first_delivery("github", "d1", 1.0) for _ in range(2)] == [True, False]
+
+
+def test_a_repositorys_name_is_its_own(store: Store, project: Repo) -> None:
+    assert store.add_repository(Repo("builtin:p", "p", "", "builtin"), 2.0) == project
+    with pytest.raises(Conflict):
+        store.add_repository(Repo("git:other", "p", "https://x/y", "remote"), 2.0)
+
+
+def test_a_stop_is_noted_once(store: Store, project: Repo) -> None:
+    (job,) = add_job(store) or [""]
+    store.request_stop(job, "stopped", "first", 2.0)
+    store.request_stop(job, "stopped", "second", 3.0)
+    facts, row = store.facts(job)
+    assert facts.stop is not None
+    assert facts.stop.reason == "first"
+    assert row["version"] == 1
+
+
+def test_steps_on_outdated_facts_are_not_applied(store: Store, project: Repo) -> None:
+    (job,) = add_job(store) or [""]
+    facts, _ = store.facts(job)
+    store.request_stop(job, "stopped", "", 2.0)
+    assert store.apply(facts, [], 3.0) is None
+
+
+# --- executors ------------------------------------------------------------------------------------------
+
+
+def test_a_join_token_is_spent_with_the_joining(store: Store) -> None:
+    join(store)
+    request = JoinRequest(token="t", name="beta", public_key={}, capabilities=MACHINE)
+    with pytest.raises(NotTrusted):
+        store.join("t", "x-beta", request, 3.0)
+    store.add_join_token("t2", 1.0, 100.0)
+    with pytest.raises(Conflict):
+        store.join("t2", "x-beta", request.model_copy(update={"name": "alpha"}), 3.0)
+    store.join("t2", "x-beta", request, 3.0)
+
+
+def test_a_proof_is_used_once_and_forgotten_when_expired(store: Store) -> None:
+    assert store.use_proof("x", "j", 10.0, 1.0)
+    assert not store.use_proof("x", "j", 10.0, 2.0)
+    assert store.use_proof("x", "other", 20.0, 11.0)
+    with store.read() as c:
+        assert c.exec_driver_sql("SELECT count(*) FROM proofs").scalar() == 1
+
+
+def test_an_executor_is_online_by_its_heartbeats(store: Store) -> None:
+    join(store)
+    assert [machine.online for machine in store.machines(3.0, 30)] == [False]
+    beat = Heartbeat(capabilities=MACHINE, load=Load())
+    assert store.heartbeat("x-alpha", beat, 10.0, 90) == ([], True)
+    assert store.heartbeat("x-alpha", beat, 20.0, 90) == ([], False)
+    assert [machine.online for machine in store.machines(50.0, 30)] == [True]
+    assert [machine.online for machine in store.machines(51.0, 30)] == [False]
+
+
+# --- fencing ----------------------------------------------------------------------------------------------
+
+
+def test_tokens_only_rise_across_restarts(store: Store, tmp_path: Path) -> None:
+    fence = Fence(store, tmp_path / "fence.json")
+    tokens = [fence.next(), fence.next()]
+    again = Fence(store, tmp_path / "fence.json")
+    tokens.append(again.next())
+    assert [(token.incarnation, token.number) for token in tokens] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_a_restored_backup_gets_a_higher_incarnation(tmp_path: Path) -> None:
+    store = Store.open("", tmp_path)
+    fence = Fence(store, tmp_path / "fence.json")
+    fence.next()
+    backup = tmp_path / "backup.db"
+    with sqlite3.connect(tmp_path / "trainforge.db") as source, sqlite3.connect(backup) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    last = fence.next()
+    store.close()
+    for file in tmp_path.glob("trainforge.db*"):
+        file.unlink()
+    shutil.copy(backup, tmp_path / "trainforge.db")
+    store = Store.open("", tmp_path)
+    token = Fence(store, tmp_path / "fence.json").next()
+    store.close()
+    assert (token.incarnation, token.number) > (last.incarnation, last.number)
+    assert token.incarnation == 2
+
+
+def test_a_missing_fence_file_counts_as_a_restored_backup(store: Store, tmp_path: Path) -> None:
+    Fence(store, tmp_path / "fence.json").next()
+    (tmp_path / "fence.json").unlink()
+    assert Fence(store, tmp_path / "fence.json").incarnation == 2
