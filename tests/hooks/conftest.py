@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from hypothesis import settings
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -17,6 +18,9 @@ from support.repositories import ENVIRONMENT, Project, Server
 from support.waiting import wait_for
 from trainforge.hooks import git
 from trainforge.hooks.git_http import Access, GitHttpApp
+
+settings.register_profile("busy machines", deadline=None)
+settings.load_profile("busy machines")
 
 
 @pytest.fixture
