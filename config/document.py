@@ -248,7 +248,8 @@ class _Composer:
             if repeated:
                 first = places[(*location, key)][0].line
                 hint = f"it stands on line {first} already"
-                self._problem(f"{dotted((*location, key))}: repeated", key_event, hint=hint, usable=True)
+                name = dotted((*location, key))[:100]
+                self._problem(f"{name}: repeated", key_event, hint=hint, usable=True)
             else:
                 items[key] = value
         return items

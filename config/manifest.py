@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from trainforge.config.document import Document, Location, read_document
 from trainforge.config.errors import ManifestError, Place, TrainForgeError
 from trainforge.config.manifest_models import RESULTS_BRANCH, Manifest
-from trainforge.config.manifest_problems import PlaceOf, to_problems
+from trainforge.config.manifest_problems import MAX_PROBLEMS, PlaceOf, to_problems
 from trainforge.config.manifest_relations import faults
 from trainforge.config.manifest_types import GpuRequest, NodeRange
 
@@ -47,11 +47,11 @@ def parse_manifest(text: str | bytes, path: str = "trainforge.yaml") -> Manifest
     """
     document = read_document(text, path)
     if not document.usable:
-        raise ManifestError(document.problems)
+        raise _refusal(document.problems)
     manifest, problems = _validate(document.value, lambda location, key: document.place(location, key=key))
     problems = _in_order(document, problems)
     if problems or manifest is None:
-        raise ManifestError(problems)
+        raise _refusal(problems)
     return manifest
 
 
@@ -71,7 +71,7 @@ def apply_overrides(manifest: Manifest, overrides: Mapping[str, Any]) -> Manifes
     changed, found = _validate(raw, lambda _location, _key: Place("override"))
     problems.extend(found)
     if problems or changed is None:
-        raise ManifestError(problems)
+        raise _refusal(problems)
     return changed
 
 
@@ -97,6 +97,14 @@ def _validate(raw: dict[str, Any], place_of: PlaceOf) -> tuple[Manifest | None, 
         place = place_of(fault.place, len(fault.place) == 1)
         problems.append(TrainForgeError(fault.message, hint=fault.hint, place=place))
     return manifest, problems
+
+
+def _refusal(problems: list[TrainForgeError]) -> ManifestError:
+    """An error that a person can read and a result can hold, whatever the file was."""
+    if len(problems) <= MAX_PROBLEMS:
+        return ManifestError(problems)
+    kept = problems[:MAX_PROBLEMS]
+    return ManifestError([*kept, TrainForgeError("there are more problems than these", place=kept[-1].place)])
 
 
 def _in_order(document: Document, problems: list[TrainForgeError]) -> list[TrainForgeError]:

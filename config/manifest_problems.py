@@ -16,6 +16,8 @@ from trainforge.config.document import Location, dotted, spelling
 from trainforge.config.errors import Place, TrainForgeError
 from trainforge.config.manifest_models import Manifest, Section
 
+MAX_PROBLEMS = 100
+
 PlaceOf = Callable[[Location, bool], Place | None]
 
 _TYPES = {
@@ -37,14 +39,15 @@ _BOUNDS = {
 
 
 def to_problems(error: ValidationError, place_of: PlaceOf) -> list[tuple[Location, TrainForgeError]]:
-    """One problem for each fault, with the location of the key that it is about."""
-    return [_problem(detail, place_of) for detail in error.errors(include_url=False)]
+    """One problem for each fault, with the key that it is about; no more than anybody would be told."""
+    details = error.errors(include_url=False)
+    return [_problem(detail, place_of) for detail in details[: MAX_PROBLEMS + 1]]
 
 
 def _problem(detail: Any, place_of: PlaceOf) -> tuple[Location, TrainForgeError]:
     at_key = detail["loc"][-1:] == ("[key]",)
     location: Location = tuple(detail["loc"][:-1] if at_key else detail["loc"])
-    kind, name = detail["type"], dotted(location)
+    kind, name = detail["type"], _short(dotted(location))
     if kind == "extra_forbidden":
         message, hint, at_key = f"{name}: unknown key", _nearest(location), True
     elif kind == "missing":
@@ -63,7 +66,7 @@ def _expectation(detail: Any) -> tuple[str, str]:
         return context["what"], context["hint"]
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
-        near = difflib.get_close_matches(str(detail["input"]), choices, n=1)
+        near = difflib.get_close_matches(str(detail["input"])[:100], choices, n=1)
         return f"one of {', '.join(choices)}", f"did you mean {near[0]}?" if near else ""
     if kind in _BOUNDS:
         words, key = _BOUNDS[kind]
@@ -84,7 +87,11 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     text = repr(value) if isinstance(value, str) else spelling(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return _short(text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 # --- the models, as a person sees them ----------------------------------------------------------------
@@ -116,7 +123,7 @@ def _field_at(location: Location) -> FieldInfo | None:
 
 
 def _nearest(location: Location) -> str:
-    section, key = _section_at(location[:-1]), str(location[-1])
+    section, key = _section_at(location[:-1]), str(location[-1])[:100]
     known = list(section.model_fields) if section is not None else []
     if near := difflib.get_close_matches(key, known, n=1):
         return f"did you mean {near[0]}?"

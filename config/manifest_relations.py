@@ -175,7 +175,7 @@ def _matrix(strategy: Strategy) -> Iterator[Fault]:
     cells = math.prod(len(values) for values in strategy.matrix.values()) + len(strategy.include)
     if cells > MAX_CELLS:
         about = (("strategy", "matrix"), ("strategy", "include"))
-        message = f"strategy.matrix: makes {cells} jobs, the most is {MAX_CELLS}"
+        message = f"strategy.matrix: makes {min(cells, 10**9)} jobs or more, the most is {MAX_CELLS}"
         yield Fault(("strategy", "matrix"), message, "leave values out", about)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,28 @@ def test_the_error_stands_for_all_its_problems() -> None:
         "models/a.yaml:4:11: priority: expected a whole number, got 'y'; try priority: 10",
     ]
     assert (caught.value.code, caught.value.exit_code, caught.value.status) == ("manifest_invalid", 3, 422)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"k{i}: 1" for i in range(2400)),
+        "x" * 60_000 + ": 1",
+        f"seed: {'x' * 60_000}",
+        "gates: [" + "{}," * 4000 + "]",
+        "retry: {on: [" + "zzz," * 4900 + "]}",
+        "strategy: {matrix: {" + ",".join(f"k{i}: [1, 2, 3, 4]" for i in range(800)) + "}}",
+        "metrics: {patterns: {a: '" + "(" * 499 + "'}}",
+        "metrics: {patterns: {a: '(x{9999999999999})'}}",
+    ],
+    ids=["keys", "long key", "long value", "gates", "causes", "cells", "parentheses", "repetition"],
+)
+def test_hostile_manifests_cost_and_say_little(text: str) -> None:
+    before = time.process_time()
+    problems = refused(SMALLEST + text)
+    assert time.process_time() - before < 1.0
+    assert 1 <= len(problems) <= 101
+    assert max(map(len, problems)) < 500
 
 
 def test_retry_causes_are_the_reasons_that_may_be_retried() -> None:
