@@ -10,10 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from support.executors import Start, process
 from support.sender_double import SenderDouble
-
 from trainforge.config.settings import ExecutorSettings
+
 
 @pytest.fixture
 def double() -> Iterator[SenderDouble]:

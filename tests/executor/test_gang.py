@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import pytest
 from support.executors import Project, ended, forgotten, joined, running, story
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
@@ -46,9 +44,9 @@ if accelerator.is_main_process:
 FILES = {"trainforge.yaml": MANIFEST, "train.py": TRAIN}
 
 
-
-
-def run_gang(double: SenderDouble, root: Path, nodes: int, processes: int, files: dict[str, str]) -> list[NodeState]:
+def run_gang(
+    double: SenderDouble, root: Path, nodes: int, processes: int, files: dict[str, str]
+) -> list[NodeState]:
     """Train on `nodes` executors of this machine; their states when the result is out, or one has failed."""
     project = Project(root / f"{nodes}x{processes}", files)
     with ExitStack() as stack:
@@ -86,7 +84,9 @@ def test_one_machine_with_two_processes_and_two_with_one_train_the_same(
     assert second.last("reached")["reached"]
 
 
-def test_a_failing_rank_stops_the_gang_and_its_traceback_is_kept(double: SenderDouble, tmp_path: Path) -> None:
+def test_a_failing_rank_stops_the_gang_and_its_traceback_is_kept(
+    double: SenderDouble, tmp_path: Path
+) -> None:
     script = (
         "import os, time\n"
         "print('alive', flush=True)\n"
@@ -94,7 +94,9 @@ def test_a_failing_rank_stops_the_gang_and_its_traceback_is_kept(double: SenderD
         "    raise ValueError('rank 1 had enough')\n"
         "time.sleep(100)\n"
     )
-    manifest = "project: {name: test}\ntraining: {script: train.py, launcher: torchrun}\ntimeout: {grace: 1s}\n"
+    manifest = (
+        "project: {name: test}\ntraining: {script: train.py, launcher: torchrun}\ntimeout: {grace: 1s}\n"
+    )
     first, second = run_gang(double, tmp_path, 2, 1, {"trainforge.yaml": manifest, "train.py": script})
     end = second.last("ended")
     assert end["code"] == "script_failed"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.waiting import wait_for
 from trainforge.config import messages as m
 from trainforge.config.manifest import parse_manifest
@@ -24,7 +25,9 @@ RANK = ["/env/bin/python", "-I", "-S", launch.RANK_PROGRAM, "/r"]
 MEETING = launch.Meeting("10.0.0.1", 4242, "eth0")
 
 
-def planned(training: str, *, rank: int = 0, more: str = "", meeting: Any = None, **order: Any) -> launch.Launch:
+def planned(
+    training: str, *, rank: int = 0, more: str = "", meeting: Any = None, **order: Any
+) -> launch.Launch:
     manifest = parse_manifest(f"project: {{name: t}}\ntraining: {{{training}}}\n{more}\n")
     fields: dict[str, Any] = {
         "repository": m.Repository(id="git:x", name="x", url="https://x/x"), "ref": "refs/heads/main",
@@ -90,7 +93,9 @@ def test_a_command_is_one_process_that_knows_its_place() -> None:
 
 
 def test_modules_threads_seed_and_own_variables() -> None:
-    done = planned("module: pkg.train, env: {A: b}", more="resources: {cpu: 8}\nseed: 3", processes_per_node=2)
+    done = planned(
+        "module: pkg.train, env: {A: b}", more="resources: {cpu: 8}\nseed: 3", processes_per_node=2
+    )
     assert done.command == ["/env/bin/python", "-m", "pkg.train"]
     assert done.env["OMP_NUM_THREADS"] == "4"
     assert (done.env["A"], done.env["TRAINFORGE_SEED"]) == ("b", "3")
@@ -140,8 +145,23 @@ def test_the_launcher_that_quietly_runs_one_process_is_caught(tmp_path: Path) ->
 
 @pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
 def test_two_processes_really_run(tmp_path: Path, launcher: str) -> None:
-    accelerate = [*ACCELERATE, "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "--no_python"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    accelerate = [
+        *ACCELERATE,
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "--no_python",
+    ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--no-python",
+    ]
     script = "import os, sys\nprint('rank', os.environ['RANK'], sys.argv[1:], __name__, sys.argv[0])\n"
     supervised, done = supervise(tmp_path, accelerate if launcher == "accelerate" else torchrun, 2, script)
     logs = supervised.run / "logs"
@@ -153,7 +173,14 @@ def test_two_processes_really_run(tmp_path: Path, launcher: str) -> None:
 
 
 def test_torchrun_tells_who_failed_first(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--no-python",
+    ]
     script = "import os, time\nif os.environ['RANK'] == '1': raise SystemExit(7)\ntime.sleep(60)\n"
     supervised, done = supervise(tmp_path, torchrun, 2, script)
     assert done.exit_code == 1
@@ -164,4 +191,10 @@ def test_a_personal_accelerate_config_decides_nothing() -> None:
     """Every option of the launcher that a configuration file could set is on the command line."""
     argv = planned("script: train.py", processes_per_node=2).argv
     options = {name for name, _ in itertools.pairwise(argv) if name.startswith("--")}
-    assert {"--num_machines", "--num_processes", "--machine_rank", "--mixed_precision", "--gpu_ids"} <= options
+    assert {
+        "--num_machines",
+        "--num_processes",
+        "--machine_rank",
+        "--mixed_precision",
+        "--gpu_ids",
+    } <= options

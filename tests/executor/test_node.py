@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+
 from support.executors import Project, ended, forgotten, joined, running, story
 from support.scripts import FAILING
 from support.sender_double import NodeState, SenderDouble
@@ -28,8 +29,6 @@ Path("outputs").mkdir()
 Path("outputs/report.txt").write_text("fine")
 """
 FOUNDING = "project: {name: test}\ntraining: {script: train.py}\nresources: {memory: 16Mi}\n"
-
-
 
 
 def test_a_node_trains_and_publishes(double: SenderDouble, tmp_path: Path) -> None:
@@ -72,7 +71,7 @@ def test_a_failing_script_says_why(double: SenderDouble, tmp_path: Path) -> None
     end = node.last("ended")
     assert (end["exit_code"], end["code"]) == (1, "script_failed")
     assert end["reason"] == "the training exited with 1: ZeroDivisionError: division by zero"
-    assert 'line 2, in divide' in end["tail"]
+    assert "line 2, in divide" in end["tail"]
     assert node.last("published")["outcome"] == "failed"
 
 
@@ -140,8 +139,13 @@ def test_stopping_ends_the_whole_tree(double: SenderDouble, tmp_path: Path) -> N
         forgotten(chosen, node)
 
 
-def test_a_node_that_the_sender_gave_away_is_stopped_and_removed(double: SenderDouble, tmp_path: Path) -> None:
-    project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": "import time\nprint(1, flush=True)\ntime.sleep(500)"})
+def test_a_node_that_the_sender_gave_away_is_stopped_and_removed(
+    double: SenderDouble, tmp_path: Path
+) -> None:
+    project = Project(
+        tmp_path,
+        {"trainforge.yaml": FOUNDING, "train.py": "import time\nprint(1, flush=True)\ntime.sleep(500)"},
+    )
     chosen, executor = joined(double, tmp_path / "laptop")
     with running(chosen) as agent:
         nodes = [double.run(project.job(str(n)), [executor], project.order())[0] for n in range(1)]

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.executors import Project, Start, ended, forgotten, git, joined, story
 from support.scripts import UNTIL_TOLD
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
-
 
 MANIFEST = "project: {name: test}\ntraining: {script: train.py, launcher: python}\n"
 COUNTING = """\
@@ -29,7 +29,9 @@ def numbers(node: NodeState) -> list[int]:
 
 def test_training_survives_its_executor(double: SenderDouble, tmp_path: Path, start: Start) -> None:
     go_on = tmp_path / "go-on"
-    project = Project(tmp_path, {"trainforge.yaml": MANIFEST, "train.py": UNTIL_TOLD.format(go_on=str(go_on))})
+    project = Project(
+        tmp_path, {"trainforge.yaml": MANIFEST, "train.py": UNTIL_TOLD.format(go_on=str(go_on))}
+    )
     chosen, executor = joined(double, tmp_path / "laptop")
     program = start(chosen)
     (node,) = double.run(project.job(), [executor], project.order())
@@ -48,13 +50,17 @@ def test_training_survives_its_executor(double: SenderDouble, tmp_path: Path, st
     assert "trained" in "".join(project.results().values())
 
 
-def test_no_line_is_lost_or_double_over_many_kills(double: SenderDouble, tmp_path: Path, start: Start) -> None:
+def test_no_line_is_lost_or_double_over_many_kills(
+    double: SenderDouble, tmp_path: Path, start: Start
+) -> None:
     project = Project(tmp_path, {"trainforge.yaml": MANIFEST, "train.py": COUNTING})
     chosen, executor = joined(double, tmp_path / "laptop")
     program = start(chosen)
     (node,) = double.run(project.job(), [executor], project.order())
     for reached in (5, 15, 30):
-        wait_for(f"line {reached}", lambda reached=reached: len(numbers(node)) > reached, 60, lambda: story(node))
+        wait_for(
+            f"line {reached}", lambda reached=reached: len(numbers(node)) > reached, 60, lambda: story(node)
+        )
         program.kill()
         program.wait()
         program = start(chosen)
@@ -83,7 +89,9 @@ def test_killed_at_a_point_there_is_one_result(
 
 def test_sigterm_leaves_the_training_alone(double: SenderDouble, tmp_path: Path, start: Start) -> None:
     go_on = tmp_path / "go-on"
-    project = Project(tmp_path, {"trainforge.yaml": MANIFEST, "train.py": UNTIL_TOLD.format(go_on=str(go_on))})
+    project = Project(
+        tmp_path, {"trainforge.yaml": MANIFEST, "train.py": UNTIL_TOLD.format(go_on=str(go_on))}
+    )
     chosen, executor = joined(double, tmp_path / "laptop")
     program = start(chosen)
     (node,) = double.run(project.job(), [executor], project.order())

@@ -10,12 +10,15 @@ import threading
 from pathlib import Path
 
 import psutil
+
 from support.waiting import wait_for
 from trainforge.executor.launch import RANK_PROGRAM, Launch
 from trainforge.executor.supervise import Exit, Supervised
 
 
-def supervised(root: Path, script: str, *, timeout_s: float | None = None, grace_s: float = 0.3) -> Supervised:
+def supervised(
+    root: Path, script: str, *, timeout_s: float | None = None, grace_s: float = 0.3
+) -> Supervised:
     (root / "train.py").write_text(script)
     run = root / "run"
     run.mkdir()

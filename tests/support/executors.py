@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
 from trainforge.config import messages as m
 from trainforge.config.identity import job_id
 from trainforge.config.settings import ExecutorSettings
 from trainforge.executor.agent import Agent
 from trainforge.executor.join import join
-
-from support.sender_double import NodeState, SenderDouble
 
 Start = Callable[..., subprocess.Popen[bytes]]
 

@@ -1,0 +1,165 @@
+"""Environments: the executor's own, or one built by the real uv from a package that the test makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from trainforge.config.errors import NodeFailed
+from trainforge.config.manifest import parse_manifest
+from trainforge.executor import environment
+from trainforge.executor.commands import Interrupted, Setup
+
+
+def wheel(folder: Path, version: str = "1.0") -> Path:
+    """A wheel with one module that says its version."""
+    path = folder / f"tiny_forge-{version}-py3-none-any.whl"
+    about = f"tiny_forge-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("tiny_forge.py", f"version = {version!r}\n")
+        archive.writestr(
+            f"{about}/METADATA", f"Metadata-Version: 2.1\nName: tiny-forge\nVersion: {version}\n"
+        )
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{about}/RECORD", "")
+    return path
+
+
+class Place:
+    """A job's folder with requirements, and the cache that its environments go to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.work = root / "work"
+        self.cache = root / "cache"
+        self.work.mkdir()
+        self.stopping = False
+        self.env = {**os.environ, "UV_OFFLINE": "1", "UV_CACHE_DIR": str(root / "uv")}
+
+    def prepare(self, training: str = "", mode: str = "isolated") -> environment.Environment:
+        manifest = parse_manifest(
+            f"project: {{name: t}}\ntraining: {{script: t.py{training}}}\nenvironment: {{mode: {mode}}}\n"
+        )
+        setup = Setup(self.root / "setup.log", time.monotonic() + 100, lambda: self.stopping)
+        return environment.prepare(manifest, self.work, self.cache, setup, self.env)
+
+    def require(self, text: str) -> str:
+        (self.work / "requirements.txt").write_text(text)
+        return ", requirements: requirements.txt"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def says(python: str, code: str) -> str:
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_built_once_and_kept_by_its_key(place: Place) -> None:
+    wheel(place.work)
+    training = place.require("./tiny_forge-1.0-py3-none-any.whl\n")
+    first = place.prepare(training)
+    assert says(first.python, "import tiny_forge; print(tiny_forge.version)") == "1.0"
+    assert says(first.python, "import sys; print(sys.prefix)") == str(place.cache / first.key)
+    stamp = Path(first.python).parent.parent.stat().st_ctime_ns
+    assert place.prepare(training) == first
+    assert "kept from before" in (place.root / "setup.log").read_text()
+    assert list(Path(first.python).parent.parent.rglob("tiny_forge*.pyc"))
+    assert "tiny-forge" in environment.freeze(first.python, place.env)
+    assert stamp
+    (place.work / "tiny_forge-1.0-py3-none-any.whl").unlink()
+    wheel(place.work, "2.0")
+    second = place.prepare(place.require("./tiny_forge-2.0-py3-none-any.whl\n"))
+    assert second.key != first.key
+
+
+def test_the_key_follows_what_is_included_and_named(place: Place) -> None:
+    (place.work / "base.txt").write_text("tiny-forge==1.0\n")
+    (place.work / "r.txt").write_text("-r base.txt\n")
+    before = environment.environment_key("", place.work / "r.txt")
+    assert environment.environment_key("", place.work / "r.txt") == before
+    assert environment.environment_key("3.12", place.work / "r.txt") != before
+    (place.work / "base.txt").write_text("tiny-forge==2.0\n")
+    assert environment.environment_key("", place.work / "r.txt") != before
+
+
+def test_a_failed_build_leaves_nothing(place: Place) -> None:
+    training = place.require("no-such-package-anywhere==1\n")
+    with pytest.raises(NodeFailed) as failed:
+        place.prepare(training)
+    assert failed.value.code == "environment_failed"
+    assert "no-such-package-anywhere" in failed.value.message
+    assert [path.name for path in place.cache.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_half_made_environment_is_never_used(place: Place) -> None:
+    wheel(place.work)
+    training = place.require("./tiny_forge-1.0-py3-none-any.whl\n")
+    key = environment.environment_key("", place.work / "requirements.txt")
+    broken = place.cache / key / "bin"
+    broken.mkdir(parents=True)
+    (broken / "python").symlink_to(sys.executable)
+    found = place.prepare(training)
+    assert found.key == key
+    assert says(found.python, "import tiny_forge; print(tiny_forge.version)") == "1.0"
+    (place.cache / key / "bin" / "python").unlink()  # somebody cleans up the wrong thing
+    assert says(place.prepare(training).python, "import tiny_forge; print(1)") == "1"
+
+
+def test_two_who_want_the_same_build_it_once(place: Place) -> None:
+    wheel(place.work)
+    training = place.require("./tiny_forge-1.0-py3-none-any.whl\n")
+    found: list[environment.Environment] = []
+    threads = [threading.Thread(target=lambda: found.append(place.prepare(training))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 3
+    assert (place.root / "setup.log").read_text().count("building environment") == 1
+
+
+def test_stopping_ends_the_installer(place: Place) -> None:
+    place.stopping = True
+    with pytest.raises(Interrupted):
+        place.prepare(place.require("x\n"))
+
+
+def test_auto_takes_what_is_there(place: Place) -> None:
+    assert place.prepare(place.require("pytest>=1\nclick\n"), "auto").python == sys.executable
+    assert place.prepare("", "auto").mode == "inherit"
+    wheel(place.work)
+    built = place.prepare(place.require("./tiny_forge-1.0-py3-none-any.whl\n"), "auto")
+    assert built.mode == "isolated"
+
+
+def test_requirements_stay_inside_the_commit(place: Place) -> None:
+    (place.root / "outside.txt").write_text("")
+    (place.work / "requirements.txt").symlink_to(place.root / "outside.txt")
+    with pytest.raises(NodeFailed, match="no file"):
+        place.prepare(", requirements: requirements.txt")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "version", "fits"),
+    [
+        ("", "3.11.7", True), ("3.11", "3.11.7", True), ("3.1", "3.11.7", False), (">=3.11", "3.11.7", True),
+        (">=3.10,<3.12", "3.11.7", True), (">=3.12", "3.11.7", False), ("==3.11.*", "3.11.7", True),
+        ("!=3.11", "3.11.7", False), ("~=3.10", "3.11.7", True), ("~=3.10.0", "3.11.7", False),
+        (">3.11", "3.11.7", False), ("<=3.11", "3.11.7", True), ("nonsense", "3.11.7", False),
+    ],
+)  # fmt: skip
+def test_python_versions(wanted: str, version: str, fits: bool) -> None:
+    assert environment.python_fits(wanted, version) is fits
