@@ -21,12 +21,12 @@ from trainforge.hooks import git, triggers
 from trainforge.hooks.gitread import (
     CommitInfo,
     ObjectReader,
-    commit_info,
     has_commit,
     list_tree,
     merge_base,
     tree_diff,
 )
+from trainforge.hooks.gitrun import GitNotFound, run
 from trainforge.hooks.triggers import RefChange
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EVENTS, JOBS
@@ -93,13 +93,23 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
     try:
-        refs = git.ls_remote(place.url, credential=place.credential, allow_file=place.local)
+        refs = _refs(place)
         lines = _handle_refs(sender, place, refs, source)
     except TrainForgeError as error:
         sender.store.note_check(repo.id, sender.now(), str(error))
         raise
     sender.store.note_check(repo.id, sender.now())
     return lines
+
+
+def _refs(place: Place) -> dict[str, str]:
+    """Every branch and tag of the repository now, tags peeled."""
+    if not place.builtin:
+        return git.ls_remote(place.url, credential=place.credential, allow_file=place.local)
+    form = "--format=%(refname) %(objectname) %(*objectname)"
+    out = run(["for-each-ref", form, "--", "refs/heads", "refs/tags"], git_dir=place.mirror)
+    lines = (line.split(" ") for line in out.decode("utf-8", "replace").splitlines())
+    return {name: peeled or commit for name, commit, peeled in lines}
 
 
 def _handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: str) -> list[str]:
@@ -147,8 +157,7 @@ def _handle_change(  # noqa: PLR0917
             place.mirror, place.url, change.new,
             ref=change.ref, credential=place.credential, allow_file=place.local,
         )  # fmt: skip
-    info = commit_info(place.mirror, change.new)
-    files = read_manifests(place.mirror, change.new)
+    info, files = read_commit(place.mirror, change.new)
     decision = triggers.decide(
         change,
         _changed_files(place, change, handled),
@@ -176,15 +185,13 @@ def _changed_files(place: Place, change: RefChange, handled: Mapping[str, str]) 
     assert change.new is not None  # noqa: S101 - deletions have been dealt with
     if change.tag is not None:
         return tree_diff(place.mirror, None, change.new)
-    old = change.old
-    if old is not None and not has_commit(place.mirror, old):
-        old = None  # a rewritten branch whose old head is gone everywhere: as a new one
-    if old is None:
-        others = {
-            ref: at for ref, at in handled.items() if ref.startswith(triggers.BRANCH) and ref != change.ref
-        }
-        old = _base(place, change, others)
-    return tree_diff(place.mirror, old, change.new)
+    if change.old is not None:
+        try:
+            return tree_diff(place.mirror, change.old, change.new)
+        except GitNotFound:
+            pass  # a rewritten branch whose old head is gone everywhere: as a new one
+    others = {ref: at for ref, at in handled.items() if ref.startswith(triggers.BRANCH) and ref != change.ref}
+    return tree_diff(place.mirror, _base(place, change, others), change.new)
 
 
 def _base(place: Place, change: RefChange, others: Mapping[str, str]) -> str | None:
@@ -205,12 +212,11 @@ def _base(place: Place, change: RefChange, others: Mapping[str, str]) -> str | N
 # --- manifests ------------------------------------------------------------------------------------------
 
 
-def read_manifests(mirror: Path, commit: str) -> list[ManifestFile]:
+def read_commit(mirror: Path, commit: str) -> tuple[CommitInfo, list[ManifestFile]]:
+    """What a commit says of itself, and the manifests in it."""
     paths = [path for path in list_tree(mirror, commit) if triggers.is_manifest(path)][:MAX_MANIFESTS]
-    if not paths:
-        return []
     with ObjectReader(mirror) as reader:
-        return [_read_manifest(reader, commit, path) for path in paths]
+        return reader.commit(commit), [_read_manifest(reader, commit, path) for path in paths]
 
 
 def _read_manifest(reader: ObjectReader, commit: str, path: str) -> ManifestFile:

@@ -25,10 +25,8 @@ from trainforge.config.messages import (
     NodeKey,
 )
 from trainforge.config.trust import digest_secret
-from trainforge.sender import dispatch, publisher, registry
+from trainforge.sender import dispatch, journals, publisher, registry
 from trainforge.sender.context import Sender
-from trainforge.sender.intake import Intake
-from trainforge.sender.notify import JOBS, job_key
 from trainforge.sender.problems import dump, read_body
 from trainforge.sender.store_executors import Member
 
@@ -103,19 +101,8 @@ async def journal(request: Request) -> Response:
     ttl = sender.settings.lease_ttl
     stored = await asyncio.to_thread(sender.store.append_journal, member.id, key, batch, sender.now(), ttl)
     if stored.intake is not None:
-        announce(sender, key, stored.intake, first=batch.after == 0)
+        journals.announce(sender, key, stored.intake, first=batch.after == 0)
     return dump(JournalAck(acknowledged=stored.acknowledged))
-
-
-def announce(sender: Sender, key: NodeKey, intake: Intake, *, first: bool) -> None:
-    """Wake those whom new journal records concern."""
-    sender.bell.ring(job_key(key.job))
-    if "outcome" in intake.node:
-        sender.wake()  # its machine is free for others
-    elif intake.steers or first:
-        sender.wake(key.job)
-    if intake.steers or intake.metrics:
-        sender.bell.ring(JOBS)
 
 
 async def credential(request: Request) -> Response:

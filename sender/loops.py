@@ -1,4 +1,4 @@
-"""The loops behind the doors: the reconciler, and pushing orders. `app.py` runs them while it serves."""
+"""The loops behind the doors: deciding, pushing orders, fetching journals; `app.py` runs them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import httpx2
 
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import OUTBOX, Pusher
+from trainforge.sender.journals import Fetcher
 from trainforge.sender.notify import RECONCILE
 from trainforge.sender.reconciler import Reconciler
 
@@ -28,6 +29,7 @@ async def core_loops(sender: Sender) -> AsyncIterator[None]:
         loops = [
             group.create_task(reconciler.run(), name="reconciler"),
             group.create_task(Pusher(sender, client).run(), name="pusher"),
+            group.create_task(Fetcher(sender, client).run(), name="fetcher"),
         ]
         try:
             yield

@@ -39,6 +39,13 @@ class Member:
     revoked: bool
 
 
+@dataclass(frozen=True)
+class SilentNode:
+    member: Member
+    key: NodeKey
+    acknowledged: int
+
+
 class ExecutorStore(Database):
     # --- joining ----------------------------------------------------------------------------------------
 
@@ -156,6 +163,27 @@ class ExecutorStore(Database):
                 )
             )
         return machines
+
+    def silent_nodes(self, heard_before: float, lease_ttl: float) -> list[SilentNode]:
+        """Nodes at work whose executor has an endpoint and was not heard of since a moment."""
+        t, a, e = s.nodes, s.attempts, s.executors
+        query = (
+            sa.select(t, e.c.name, e.c.public_key, e.c.endpoint)
+            .join(a, sa.and_(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt))
+            .join(e, e.c.id == t.c.executor_id)
+            .where(a.c.state.in_(LIVE), t.c.state != "pending", e.c.endpoint != "", e.c.revoked.is_(None))
+            .where(t.c.lease_until < heard_before + lease_ttl)
+        )
+        with self.read() as c:
+            rows = c.execute(query).mappings().all()
+        return [
+            SilentNode(
+                Member(r["executor_id"], r["name"], r["public_key"], r["endpoint"], False),
+                NodeKey(job=r["job_id"], attempt=r["attempt"], rank=r["rank"]),
+                r["acknowledged"],
+            )
+            for r in rows
+        ]
 
     # --- the outbox -------------------------------------------------------------------------------------
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from support.core import MANIFEST, Core, serving
+from support.core import MANIFEST, Core, journal_batch, serving
 from support.waiting import wait_for
+from trainforge.sender.store_events import NewEvent, NewJob, Repo
 
 
 @pytest.fixture
@@ -124,3 +127,61 @@ def test_stopping_a_waiting_job_cancels_it(core: Core, tmp_path: Path) -> None:
     core.sender.wake(job)
     row = core.wait_state(job, "cancelled")
     assert (row["code"], row["reason"]) == ("stopped", "changed my mind")
+
+
+def test_a_restarted_sender_goes_on_where_it_was(tmp_path: Path) -> None:
+    with serving(tmp_path) as core:
+        executor = core.executor("alpha")
+        job = core.push_job(tmp_path)
+        (run,) = executor.claim()  # and the acceptance is lost with the sender
+    with serving(tmp_path) as core:
+        executor.core, executor.accepted = core, []
+        executor.client = httpx2.Client(base_url=core.url, timeout=40)
+        core.executors.append(executor)
+        (again,) = executor.claim()
+        assert again == run
+        executor.journal(run.node, ("ended", {"exit_code": 0}))
+        publish = executor.take("publish")
+        core.sender.bell.close()
+    with serving(tmp_path) as core:
+        executor.core = core
+        executor.client = httpx2.Client(base_url=core.url, timeout=40)
+        core.executors.append(executor)
+        executor.publish(publish, run)
+        core.wait_state(job, "completed")
+
+
+def test_an_unreachable_remote_is_a_waiting_job_that_says_so(core: Core, tmp_path: Path) -> None:
+    core.sender.store.add_repository(
+        Repo("git:127.0.0.1/x", "far", "http://127.0.0.1:9/x.git", "remote", primed=True), 1.0
+    )
+    new = NewJob(
+        "f" * 26, "git:127.0.0.1/x", "a" * 40, "trainforge.yaml", "b" * 40, "push",
+        result_branch="trainforge-results", problems=({"detail": "line 1: no"},),
+    )  # fmt: skip
+    core.sender.store.record_request(NewEvent("push", "git:127.0.0.1/x", "far", "job"), [new], 1.0)
+    core.sender.wake()
+    waiting = wait_for("waiting reason", lambda: core.job(new.id)["waiting"], 20)
+    assert waiting.keys() == {"remote"}
+    row = core.job(new.id)
+    assert (row["state"], row["ending"]) == ("planning", "failed")
+
+
+def test_a_lost_node_is_replaced_by_another_machine(core: Core, tmp_path: Path) -> None:
+    first, second = core.executor("alpha"), core.executor("beta")
+    job = core.push_job(tmp_path)
+    orders = {executor: executor.claim(wait_s=0) for executor in (first, second)}
+    lost, other = (first, second) if orders[first] else (second, first)
+    lost.claim(wait_s=0)
+    core.wait_state(job, "running")
+    start = core.sender.now()
+    core.sender.clock = lambda: start + 1000
+    other.heartbeat()
+    run = other.take("run")
+    assert run.node.attempt == 2
+    assert run.token.number > orders[lost][0].token.number
+    node = orders[lost][0].node
+    assert lost.heartbeat(node) == [node]
+    path = f"/v1/nodes/{node.job}/{node.attempt}/{node.rank}/journal"
+    batch = journal_batch(orders[lost][0].token, 0, ("ended", {"exit_code": 0}))
+    assert lost.request("POST", path, json.dumps(batch).encode()).status_code == 409

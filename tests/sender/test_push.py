@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -16,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from support.core import Core, PlayedExecutor, serving
+from support.core import Core, PlayedExecutor, journal_batch, serving
 from support.waiting import wait_for
 from trainforge.config.messages import Order
-from trainforge.config.trust import SigningKey, sign_request, verify_order
+from trainforge.config.trust import SigningKey, sign_request, verify_order, verify_request
 
 
 class Inbox:
@@ -31,9 +32,11 @@ class Inbox:
         self.orders: list[Order] = []
         self.statuses: list[int] = []
         self.proofs = 0
+        self.records: list[tuple[str, dict[str, Any]]] = []
         routes = [
             Route("/v1/orders", self.take, methods=["POST"]),
             Route("/v1/prove", self.prove, methods=["POST"]),
+            Route("/v1/nodes/{job}/{attempt}/{rank}/journal", self.read, methods=["GET"]),
         ]
         self.app = Starlette(routes=routes)
 
@@ -52,6 +55,22 @@ class Inbox:
         self.orders.append(order)
         self.executor.tokens[str(order.node)] = order.token
         return Response(status_code=202)
+
+    async def read(self, request: Request) -> Response:
+        sender = self.executor.core.sender
+        verify_request(
+            request.headers["authorization"],
+            subject=sender.id,
+            keys={sender.key.id: sender.key.public},
+            audience=self.executor.id,
+            method="GET",
+            path=f"{request.url.path}?{request.url.query}",
+            body=b"",
+            now=sender.now(),
+        )
+        after = int(request.query_params["after"])
+        token = self.orders[0].token
+        return JSONResponse(journal_batch(token, after, *self.records[after:]))
 
     async def prove(self, request: Request) -> Response:
         self.proofs += 1
@@ -149,3 +168,16 @@ def test_an_older_endpoint_does_not_replace_a_newer_one(core: Core) -> None:
     assert member is not None
     assert member.endpoint == "http://127.0.0.1:9/new"
     assert "old" not in json.dumps(str(core.dump()["executors"]))
+
+
+def test_a_journal_that_does_not_come_is_fetched(tmp_path: Path) -> None:
+    with serving(tmp_path, heartbeat_every=0.2, lease_ttl=2) as core:
+        executor = core.executor("alpha")
+        with listening(Inbox(executor)) as inbox:
+            executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+            job = core.push_job(tmp_path)
+            core.wait_state(job, "running")
+            inbox.records = [("log", {"rank": 0, "text": "far away\n"}), ("ended", {"exit_code": 0})]
+            wait_for("publish order", lambda: len(inbox.orders) == 2, 10)
+            assert inbox.orders[1].body.kind == "publish"
+            assert core.sender.store.logs_of(job, 1) == {"rank0.log": "far away\n"}
