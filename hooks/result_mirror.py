@@ -29,7 +29,7 @@ _PACKING = {
     "pack.compression": "1",
     "core.compression": "1",
     "core.bigFileThreshold": "512k",
-    "fastimport.unpackLimit": "1",
+    "fastimport.unpackLimit": "0",  # always a pack, also for one object
 }
 
 

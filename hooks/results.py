@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainforge.config.errors import Conflict
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
 from trainforge.hooks.gitread import ObjectReader
@@ -89,7 +90,9 @@ def write_result(  # noqa: PLR0917
             )
             if before_push is not None:
                 before_push()
+            failpoint("publish.before_push")
             staging.push(target, commit)
+            failpoint("publish.after_push")
             staging.keep_trees()
             target.remember_tip(commit)
             return commit

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from support.repositories import Project, Server
 from trainforge.config.errors import Conflict, TrainForgeError
 from trainforge.config.messages import GitCredential
-from trainforge.hooks import git, gitrun
+from trainforge.hooks import git, gitrun, result_mirror
 from trainforge.hooks.git_http import Access, repository_path
 from trainforge.hooks.results import (
     Written,
@@ -240,6 +241,20 @@ def test_a_branch_deleted_or_rewritten_meanwhile(bare: Path, tmp_path: Path) -> 
     assert not _write(mirror, str(bare), 3).already
     assert _history(bare) == ["Job 3"]
     assert find_result(mirror, str(bare), BRANCH, _folder(1), allow_file=True) is None
+
+
+@pytest.mark.parametrize("later", [0, 1])
+def test_the_same_result_again_after_it_was_rewritten_away(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    moments = iter([1_795_000_000, 1_795_000_000, 1_795_000_000 + later, 1_795_000_100])
+    monkeypatch.setattr(result_mirror, "time", SimpleNamespace(time=lambda: next(moments)))
+    mirror = tmp_path / "m.git"
+    first, second = _write(mirror, str(bare), 1), _write(mirror, str(bare), 2)
+    gitrun.run(["update-ref", f"refs/heads/{BRANCH}", first.commit], git_dir=bare)
+    assert (_write(mirror, str(bare), 2).commit == second.commit) == (later == 0)
+    _write(mirror, str(bare), 3)
+    assert _show(bare, INDEX) == b"job\njob1\njob2\njob3\n"
 
 
 def test_a_server_without_partial_fetch(bare: Path, tmp_path: Path) -> None:
