@@ -86,10 +86,16 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
         ],
         primary=(manifest.metrics.primary or "") if manifest else "",
         mode=manifest.metrics.mode if manifest else "max",
-        logs=sender.store.logs_of(job, row["attempt"]),
+        logs=_logs(sender, row, plan, began=any(node["begun"] for node in history["nodes"])),
         notices=_notices(row, manifest, plan),
         rerun_of=row["rerun_of"],
     )
+
+
+def _logs(sender: Sender, row: RowMapping, plan: dict[str, Any], *, began: bool) -> dict[str, str]:
+    """A log of every rank that trained; an empty one tells that the rank said nothing."""
+    silent = {f"rank{rank}.log": "" for rank in range(plan.get("world_size", 0))} if began else {}
+    return silent | sender.store.logs_of(row["id"], row["attempt"])
 
 
 def _node_record(node: RowMapping) -> NodeRecord:
