@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,40 +48,43 @@ def run_demo(*, keep: bool, timeout: int) -> int:
     """Run the demo; 0 only if a push trained on two nodes, learned, and its result is on the branch."""
     root = Path(tempfile.mkdtemp(prefix="trainforge-demo-")).resolve()
     demo = Demo(root, make_view(), deadline=time.monotonic() + timeout)
-    code = 1
-    try:
-        with _terminated_as_interrupted():
+    with _ended_by_signals() as ignore_signals:
+        try:
             demo.run()
-        code = 0
-    except KeyboardInterrupt:
-        demo.view.say("interrupted, cleaning up")
-        code = 130
-    except TrainForgeError as error:
-        demo.view.say(f"failed: {error}")
-        demo.show_tails()
-    finally:
-        demo.view.close()
-        demo.stop_everything()
-        if keep:
-            demo.view.say(f"everything is kept in {root}")
-        else:
-            shutil.rmtree(root, ignore_errors=True)
+            code = 0
+        except KeyboardInterrupt:
+            demo.view.say("interrupted, cleaning up")
+            code = 130
+        except TrainForgeError as error:
+            demo.view.say(f"failed: {error}")
+            demo.show_tails()
+            code = 1
+        finally:
+            ignore_signals()  # impatience must not leave processes behind
+            demo.view.close()
+            demo.stop_everything()
+            if keep:
+                demo.view.say(f"everything is kept in {root}")
+            else:
+                shutil.rmtree(root, ignore_errors=True)
     return code
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM, or a closed terminal, ends the demo the way Ctrl-C does, so that it cleans up."""
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
+    """SIGTERM, or a closed terminal, ends the demo the way Ctrl-C does; gives what ignores all three."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    def set_all(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+        for number in before:
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    set_all(interrupt)
     try:
-        yield
+        yield lambda: set_all(signal.SIG_IGN)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ from trainforge.commands.common import choose_job, job_argument, json_option, ne
 
 if TYPE_CHECKING:
     from trainforge.client import Client
-    from trainforge.config.views import LogLine
+    from trainforge.config.views import JobDetail, LogLine
 
 PAGE = 1000
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue")
@@ -32,14 +32,19 @@ def logs(job: str | None, follow: bool, rank: int | None, as_json: bool) -> None
 
     with Client.configured() as client:
         detail = client.job(choose_job(client, job))
-        several = detail.nodes > 1 or len(detail.attempts) > 1
         lines = client.follow_logs(detail.id, rank=rank) if follow else stored(client, detail.id, rank)
-        count = show_lines(lines, prefixed=several and rank is None, as_json=as_json)
+        prefixed = rank is None and trains_in_several(detail)
+        count = show_lines(lines, prefixed=prefixed, as_json=as_json)
         if as_json:
             return
         if not count and not follow:
             click.echo("nothing was printed yet", err=True)
         next_step(f"trainforge status {detail.id[:8]}")
+
+
+def trains_in_several(detail: JobDetail) -> bool:
+    """Whether more than one process prints."""
+    return int(detail.plan.get("world_size") or detail.nodes) > 1
 
 
 def stored(client: Client, job: str, rank: int | None) -> Iterable[LogLine]:

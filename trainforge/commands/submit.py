@@ -105,7 +105,7 @@ def _show(job: JobDetail, request: dict[str, Any]) -> None:
 
 def _follow(client: Client, job: JobDetail, *, as_json: bool) -> int:
     from trainforge.commands.jobs import watch_job
-    from trainforge.commands.logs import show_lines
+    from trainforge.commands.logs import show_lines, trains_in_several
 
-    show_lines(client.follow_logs(job.id), prefixed=job.nodes > 1, as_json=as_json)
+    show_lines(client.follow_logs(job.id), prefixed=trains_in_several(job), as_json=as_json)
     return watch_job(client, job.id, as_json=as_json)
