@@ -188,9 +188,7 @@ def plot_tables(rows: list[MetricRow]) -> dict[str, str]:
 def render_page(record: JobRecord, artifacts: list[Artifact]) -> str:
     """The page that a person reads on the web: what, how long, on what, how well, how to repeat it."""
     lines = [f"# {plain(record.project)}: {record.outcome}", ""]
-    if record.reason:
-        lines += [f"**{plain(record.code)}**: {plain(record.reason)}", ""]
-        lines += [f"What to do: {plain(record.hint)}", ""] if record.hint else []
+    lines += _reason(record)
     lines += _facts(record)
     lines += _failure(record)
     lines += _metrics(record)
@@ -201,6 +199,15 @@ def render_page(record: JobRecord, artifacts: list[Artifact]) -> str:
         lines += ["## Notices", "", *[f"- {plain(notice)}" for notice in record.notices], ""]
     lines += _reproduce(record)
     return "\n".join(lines)
+
+
+def _reason(record: JobRecord) -> list[str]:
+    if not record.reason:
+        return []
+    several = "\n" in record.reason.strip()
+    told = ["", *_fenced(record.reason)] if several else [f"**{plain(record.code)}**: {plain(record.reason)}"]
+    lines = [f"**{plain(record.code)}**", *told, ""] if several else [*told, ""]
+    return lines + ([f"What to do: {plain(record.hint)}", ""] if record.hint else [])
 
 
 def _facts(record: JobRecord) -> list[str]:

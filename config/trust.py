@@ -33,6 +33,7 @@ PROOF_TYPE = "tf-proof+jwt"
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_LIFE_S = 300
 LEEWAY_S = 60
+MAX_TIME = 2**40  # unix seconds
 
 
 class SigningKey:
@@ -55,15 +56,21 @@ class SigningKey:
             SettingsError: the file is not a private Ed25519 JWK.
         """
         try:
-            data = json.loads(path.read_text())
-            return cls(OKPKey.import_key(data))
+            key = OKPKey.import_key(json.loads(path.read_text()))
+            if key.is_private and key.as_dict(private=False).get("crv") == "Ed25519":
+                return cls(key)
+            why = "it is of another kind, or its private part is missing"
         except FileNotFoundError:
-            pass
+            return cls._create(path)
         except (ValueError, JoseError, KeyError) as error:
-            raise SettingsError(
-                f"{path} is not a private Ed25519 key ({error})",
-                hint="restore it, or move it away to make a new identity",
-            ) from error
+            why = str(error)
+        raise SettingsError(
+            f"{path} is not a private Ed25519 key ({why})",
+            hint="restore it, or move it away to make a new identity",
+        )
+
+    @classmethod
+    def _create(cls, path: Path) -> SigningKey:
         key = OKPKey.generate_key("Ed25519", private=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{secrets.token_hex(4)}")
@@ -134,11 +141,12 @@ def verify(
     header = _strict_json(token.split(".", 1)[0])
     if set(header) != {"alg", "typ", "kid"} or header["alg"] != ALGORITHM or header["typ"] != typ:
         raise NotTrusted(f"the signed message is not a {typ} signed with {ALGORITHM}")
+    _canonical(token.rsplit(".", 1)[1])
     key = keys.get(str(header["kid"]))
     if key is None:
         raise NotTrusted("signed by a key that is not known here", hint="join again if keys were changed")
     try:
-        public = OKPKey.import_key(public_jwk(key))
+        public = OKPKey.import_key(dict(public_jwk(key)))
         jws.deserialize_compact(token, public, algorithms=[ALGORITHM])
     except (JoseError, ValueError) as error:
         raise NotTrusted("the signature does not hold") from error
@@ -149,6 +157,8 @@ def _check_claims(payload: dict[str, Any], issuer: str, audience: str, now: floa
     issued, expires, jti = payload.get("iat"), payload.get("exp"), payload.get("jti")
     if type(issued) is not int or type(expires) is not int or not isinstance(jti, str) or not jti:
         raise NotTrusted("the signed message lacks iat, exp or jti")
+    if max(abs(issued), abs(expires)) > MAX_TIME:
+        raise NotTrusted("the signed message is from no time that there is")
     if payload.get("iss") != issuer or payload.get("aud") != audience:
         raise NotTrusted("the signed message is from, or for, somebody else")
     if not 0 < expires - issued <= MAX_LIFE_S:
@@ -295,14 +305,23 @@ def _base64url(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
-def _strict_json(segment: str) -> dict[str, Any]:
+def _canonical(segment: str) -> bytes:
+    """What a segment encodes; another spelling of the same bytes is refused."""
     try:
         raw = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)
-        if _base64url(raw) != segment:
-            raise NotTrusted("the signed message is not in canonical base64url")
+    except binascii.Error as error:
+        raise NotTrusted("the signed message is not in base64url") from error
+    if _base64url(raw) != segment:
+        raise NotTrusted("the signed message is not in canonical base64url")
+    return raw
+
+
+def _strict_json(segment: str) -> dict[str, Any]:
+    raw = _canonical(segment)
+    try:
         value = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, binascii.Error, RecursionError) as error:
-        raise NotTrusted("the signed message is not JSON in base64url") from error
+    except (ValueError, RecursionError) as error:
+        raise NotTrusted("the signed message is not JSON") from error
     if not isinstance(value, dict):
         raise NotTrusted("the signed message is not a JSON object")
     return value

@@ -7,6 +7,7 @@ renders the shared files again on what the winner pushed, and tries again; and w
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -21,7 +22,7 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
 from trainforge.hooks.gitread import ObjectReader
-from trainforge.hooks.gitrun import GitBlocked, GitNotFound, GitRejected, run
+from trainforge.hooks.gitrun import GitBlocked, GitError, GitNotFound, GitRejected, run
 from trainforge.hooks.result_mirror import (
     ResultMirror,
     Staging,
@@ -93,8 +94,9 @@ def write_result(  # noqa: PLR0917
             failpoint("publish.before_push")
             staging.push(target, commit)
             failpoint("publish.after_push")
-            staging.keep_trees()
-            target.remember_tip(commit)
+            with contextlib.suppress(GitError, OSError):  # the result is there; the mirror only saves time
+                staging.keep_trees()
+                target.remember_tip(commit)
             return commit
 
         return _swap(target, f"{folder}/{RECORD}", attempt)

@@ -88,7 +88,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class JobFacts:
-    """`tried` counts earlier attempts that failed or were lost; `manifest_problem` the first fault."""
+    """`tried` counts earlier attempts that failed or were lost; `manifest_problem` every fault of it, a line each."""
 
     id: str
     state: JobState

@@ -370,14 +370,14 @@ def _job_facts(
     result = None
     if job["result_outcome"]:
         result = Result(job["result_outcome"], job["result_commit"], job["result_code"], job["result_reason"])
-    problem = job["problems"][0] if job["problems"] else None
+    problems = "\n".join(str(problem.get("detail", "")) for problem in job["problems"])
     stopped = job["stop_requested"] is not None
     return JobFacts(
         id=job["id"],
         state=job["state"],
         version=job["version"],
         created=job["created"],
-        manifest_problem=str(problem.get("detail", "")) if problem else "",
+        manifest_problem=problems[:8000],
         stop=Stop(job["stop_code"], job["stop_reason"]) if stopped else None,
         ending=job["ending"],
         code=job["code"],

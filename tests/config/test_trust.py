@@ -237,7 +237,6 @@ def test_an_order_for_another_or_from_another_or_for_another_claim_is_refused() 
             check(TOKEN, **wrong)
 
 
-@pytest.mark.xfail(raises=OverflowError, strict=True, reason="the message formats the difference as a float")
 def test_a_claim_of_astronomic_time_is_refused() -> None:
     huge = 10**400
     for payload in ({"iat": huge, "exp": huge + 1}, {"iat": -huge, "exp": 1 - huge}):
@@ -246,22 +245,17 @@ def test_a_claim_of_astronomic_time_is_refused() -> None:
 
 
 @given(st.integers(0, len(TOKEN) - 1), st.sampled_from(string.printable))
-def test_one_changed_character_never_changes_what_is_believed(at: int, character: str) -> None:
+def test_one_changed_character_is_never_believed(at: int, character: str) -> None:
     assume(character != TOKEN[at])
     mutated = TOKEN[:at] + character + TOKEN[at + 1 :]
-    try:
-        order = check(mutated)
-    except NotTrusted:
-        return
-    # The last character of a signature carries two bits only: RFC 7515 lets its other four be anything.
-    assert at == len(TOKEN) - 1
-    assert order == ORDER
+    with pytest.raises(NotTrusted):
+        check(mutated)
 
 
 @given(st.integers(0, len(TOKEN)), st.integers(0, len(TOKEN)), st.text(string.printable, max_size=5))
 def test_cut_and_stuffed_tokens_are_refused(start: int, end: int, inserted: str) -> None:
     mutated = TOKEN[: min(start, end)] + inserted + TOKEN[max(start, end) :]
-    assume(mutated[:-1] != TOKEN[:-1] and mutated != TOKEN)
+    assume(mutated != TOKEN)
     with pytest.raises(NotTrusted):
         check(mutated)
 
@@ -366,7 +360,6 @@ def test_a_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 X25519 = json.dumps({"kty": "OKP", "crv": "X25519", "x": "A" * 43, "d": "A" * 43})
-NOT_NOTICED = pytest.mark.xfail(strict=True, reason="load_or_create does not look for the private part")
 
 
 @pytest.mark.parametrize(
@@ -377,8 +370,8 @@ NOT_NOTICED = pytest.mark.xfail(strict=True, reason="load_or_create does not loo
         pytest.param("[]", id="list"),
         pytest.param("{}", id="no members"),
         pytest.param('{"kty": "oct", "k": "AAAA"}', id="symmetric"),
-        pytest.param(json.dumps(SENDER.public), id="public", marks=NOT_NOTICED),
-        pytest.param(X25519, id="X25519", marks=NOT_NOTICED),
+        pytest.param(json.dumps(SENDER.public), id="public"),
+        pytest.param(X25519, id="X25519"),
     ],
 )
 def test_a_file_that_is_no_private_key_is_told(content: str, tmp_path: Path) -> None:

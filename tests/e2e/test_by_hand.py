@@ -88,14 +88,12 @@ def test_retry_is_a_new_job_that_names_the_old_one(running: Fleet) -> None:
 
 def test_an_executor_is_joined_once_per_token_and_reports_its_state(running: Fleet) -> None:
     token = running.api("POST", "/api/join-tokens")["token"]
-    running.cli("executor", "join", running.url, token, data_dir=running.root / "b", name="beta")
-    again = running.cli(
-        "executor", "join", running.url, token, data_dir=running.root / "c", name="gamma", check=False
-    )
+    running.join("beta", token)
+    again = running.join("gamma", token, check=False)
     assert again.returncode == 4
     assert "token" in again.stderr
-    status = running.cli("executor", "status", data_dir=running.root / "alpha", name="alpha").stdout
-    assert "alpha" in status
+    where = {"data_dir": running.root / "alpha", "name": "alpha"}
+    assert "alpha" in running.cli("executor", "status", settings=where).stdout
 
 
 def test_a_tunnel_command_publishes_the_executors_address(fleet: Fleet) -> None:

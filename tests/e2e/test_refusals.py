@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import httpx2
-import pytest
 
 from support.fleet import Fleet
 from support.scripts import FAILING, PROGRESS, manifest
@@ -22,7 +22,7 @@ def test_a_script_that_fails_shows_its_traceback_and_exit_code(running: Fleet) -
     page = files[f"{detail['result_path']}/README.md"].decode()
     assert "ZeroDivisionError: division by zero" in page
     assert "exit code 1" in page
-    assert "ZeroDivisionError" in files[f"{detail['result_path']}/logs/rank-0.log"].decode()
+    assert "ZeroDivisionError" in files[f"{detail['result_path']}/logs/rank0.log"].decode()
     status = running.cli("status", job, check=False).stdout
     assert "ZeroDivisionError" in status
     answer = httpx2.get(f"{running.url}/jobs/{job}", headers={"Authorization": f"Bearer {running.token}"})
@@ -30,7 +30,7 @@ def test_a_script_that_fails_shows_its_traceback_and_exit_code(running: Fleet) -
 
 
 def test_a_wrong_manifest_fails_with_every_place_named(running: Fleet) -> None:
-    wrong = "project: {name: wrong}\ntraining:\n  scritp: train.py\n  requirements: 7\n"
+    wrong = "project: {name: wrong}\ntraining:\n  scritp: train.py\n  requirements: [7]\n"
     wrong += "resources:\n  nodes: many\n"
     project = running.project("wrong", {"train.py": PROGRESS, "trainforge.yaml": wrong})
     running.push(project)
@@ -53,25 +53,25 @@ def test_a_commit_without_its_script_fails_before_training(running: Fleet) -> No
     assert "train.py" in detail["reason"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("POST", "/v1/heartbeat"),
-        ("POST", "/v1/claims"),
-        ("POST", f"/v1/nodes/{'a' * 26}/1/0/journal"),
-        ("POST", f"/v1/nodes/{'a' * 26}/1/0/credential"),
-        ("GET", "/api/jobs"),
-        ("POST", "/api/jobs"),
-        ("POST", f"/api/jobs/{'a' * 26}/stop"),
-        ("GET", "/api/executors"),
-        ("POST", "/api/join-tokens"),
-        ("GET", "/git/demo.git/info/refs?service=git-receive-pack"),
-    ],
-)
-def test_nobody_gets_in_without_a_name(running: Fleet, method: str, path: str) -> None:
-    for headers in ({}, {"Authorization": "Bearer tfp_wrong"}, {"Authorization": "TF-Proof a.b.c"}):
-        answer = httpx2.request(method, running.url + path, headers=headers, content=b"{}", timeout=10)
-        assert answer.status_code == 401, f"{headers}: {answer.status_code} {answer.text}"
+DOORS = [
+    ("POST", "/v1/heartbeat"),
+    ("POST", "/v1/claims"),
+    ("POST", f"/v1/nodes/{'a' * 26}/1/0/journal"),
+    ("POST", f"/v1/nodes/{'a' * 26}/1/0/credential"),
+    ("GET", "/api/jobs"),
+    ("POST", "/api/jobs"),
+    ("POST", f"/api/jobs/{'a' * 26}/stop"),
+    ("GET", "/api/executors"),
+    ("POST", "/api/join-tokens"),
+    ("GET", "/git/demo.git/info/refs?service=git-receive-pack"),
+]
+
+
+def test_nobody_gets_in_without_a_name(running: Fleet) -> None:
+    for method, path in DOORS:
+        for headers in ({}, {"Authorization": "Bearer tfp_wrong"}, {"Authorization": "TF-Proof a.b.c"}):
+            answer = httpx2.request(method, running.url + path, headers=headers, content=b"{}", timeout=10)
+            assert answer.status_code == 401, f"{path} {headers}: {answer.status_code} {answer.text}"
     assert running.jobs() == []
 
 
@@ -82,18 +82,19 @@ def test_webhooks_that_are_not_ours_change_nothing(fleet: Fleet) -> None:
     assert unsigned.status_code == 401
     forged = {"X-GitHub-Event": "push", "X-GitHub-Delivery": "1", "X-Hub-Signature-256": "sha256=" + "0" * 64}
     assert httpx2.post(url, content=b"{}", headers=forged).status_code == 401
-    large = forged | {"Content-Length": str(26 * 1024 * 1024)}
-    with httpx2.Client() as client:
-        request = client.build_request("POST", url, headers=large, content=b"x")
-        request.headers["Content-Length"] = large["Content-Length"]
-        try:
-            assert client.send(request).status_code == 413
-        except httpx2.HTTPError as error:
-            # A client that notices its own short body may hang up first; the sender must still be well.
-            assert "Content-Length" in str(error) or isinstance(error, httpx2.ProtocolError)
+    assert _announce_size(fleet.url, 26 * 1024 * 1024).startswith(b"HTTP/1.1 413 ")
     assert httpx2.get(f"{fleet.url}/health").status_code == 200
     assert fleet.jobs() == []
     assert fleet.api("GET", "/api/events")["events"] == []
+
+
+def _announce_size(url: str, size: int) -> bytes:
+    """The answer to a webhook that says how large it is, and sends nothing of it."""
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST /webhooks/github HTTP/1.1\r\nHost: {host}\r\nX-GitHub-Event: push\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+        return connection.recv(4096)
 
 
 def test_no_secret_reaches_a_log_a_remote_or_a_result(running: Fleet) -> None:

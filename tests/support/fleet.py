@@ -29,7 +29,9 @@ class Fleet:
         self.url = ""
         self.token = ""
 
-    def environment(self, prefix: str = "EXECUTOR", **settings: object) -> dict[str, str]:
+    def environment(
+        self, program: str = "EXECUTOR", settings: dict[str, object] | None = None
+    ) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         own = {
             "HOME": str(self.home),
@@ -43,8 +45,9 @@ class Fleet:
             "OMP_NUM_THREADS": "1",
         }
         kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
-        named = {f"TRAINFORGE_{prefix}_{name.upper()}": str(value) for name, value in settings.items()}
-        if failpoint := named.pop(f"TRAINFORGE_{prefix}_FAILPOINT", None):
+        prefix = f"TRAINFORGE_{program}_"
+        named = {prefix + name.upper(): str(value) for name, value in (settings or {}).items()}
+        if failpoint := named.pop(f"{prefix}FAILPOINT", None):
             named["TRAINFORGE_FAILPOINT"] = failpoint
         return kept | own | named
 
@@ -54,12 +57,12 @@ class Fleet:
         cwd: Path | None = None,
         check: bool = True,
         timeout: float = 120,
-        **settings: object,
+        settings: dict[str, object] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "trainforge", *arguments],
             cwd=cwd or self.root,
-            env=self.environment(**settings),
+            env=self.environment(settings=settings),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -88,11 +91,11 @@ class Fleet:
 
     # --- processes -------------------------------------------------------------------------------------
 
-    def _start(self, name: str, *arguments: str, **settings: object) -> None:
-        log = (self.root / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
+    def _start(self, program: str, *arguments: str, settings: dict[str, object]) -> None:
+        log = (self.root / f"{program}.log").open("ab")
+        self.processes[program] = subprocess.Popen(
             [sys.executable, "-m", "trainforge", *arguments],
-            env=self.environment(arguments[0].upper(), **settings),
+            env=self.environment(arguments[0].upper(), settings),
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -103,10 +106,15 @@ class Fleet:
 
     def start_sender(self, **settings: object) -> None:
         data = self.root / "sender"
-        options: dict[str, object] = {"data_dir": data, "heartbeat_every": 1, "poll_interval": 1} | settings
         # A restarted sender must come back where its executors look for it.
         port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
-        self._start("sender", "sender", "start", data_dir=options.pop("data_dir"), port=port, **options)
+        defaults: dict[str, object] = {
+            "data_dir": data,
+            "port": port,
+            "heartbeat_every": 1,
+            "poll_interval": 1,
+        }
+        self._start("sender", "sender", "start", settings=defaults | settings)
         about = wait_for("sender", lambda: self._sender_file(data), 30, self.logs)
         self.url = about["url"].rstrip("/")
         client = json.loads((self.home / ".config" / "trainforge" / "client.json").read_text())
@@ -123,13 +131,17 @@ class Fleet:
 
     def add_executor(self, name: str, **settings: object) -> None:
         token = self.api("POST", "/api/join-tokens")["token"]
-        settings = {"data_dir": self.root / name, "name": name} | settings
-        self.cli("executor", "join", self.url, token, **settings)
+        self.join(name, token)
         self.start_executor(name, **settings)
 
+    def join(self, executor: str, token: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.cli("executor", "join", self.url, token, check=check, settings=self._executor(executor))
+
+    def _executor(self, name: str) -> dict[str, object]:
+        return {"data_dir": self.root / name, "name": name, "heartbeat_every": 1}
+
     def start_executor(self, name: str, **settings: object) -> None:
-        defaults = {"data_dir": self.root / name, "name": name, "heartbeat_every": 1}
-        self._start(name, "executor", "start", **(defaults | settings))
+        self._start(name, "executor", "start", settings=self._executor(name) | settings)
         wait_for(f"executor {name}", lambda: self._online(name), 30, self.logs)
 
     def _online(self, name: str) -> bool:

@@ -223,31 +223,31 @@ class SenderDouble:
 
     def _decide(self, job: str, attempt: int) -> None:
         nodes = self.gang(job, attempt)
-        first, others = nodes[0], nodes[1:]
         ended = [node.last("ended") for node in nodes if node.data("ended")]
         failed = next((data for data in ended if data["code"]), None)
         if failed:
             for node in nodes:
                 if not node.data("ended"):
                     self.give(node, m.StopOrder(code="peer_failed", reason="another rank failed", grace_s=5))
-        if others and not failed and all(node.data("ready") for node in nodes):
-            ready = first.last("ready")
-            for node in others:
-                self.give(node, m.ProbeOrder(**ready))
-            if all(node.data("reached") for node in others):
-                common = [
-                    a for a in ready["addresses"] if all(a in n.last("reached")["reached"] for n in others)
-                ]
-                launch = m.LaunchOrder(master_address=common[0], master_port=ready["port"])
-                for node in nodes:
-                    self.give(node, launch)
+        elif len(nodes) > 1 and all(node.data("ready") for node in nodes):
+            self._barrier(nodes)
         if len(ended) == len(nodes):
             outcome = "failed" if failed else "completed"
             code, reason = (failed["code"], failed["reason"]) if failed else ("", "")
-            self.give(first, m.PublishOrder(outcome=outcome, code=code, reason=reason))
-        if first.data("published"):
+            self.give(nodes[0], m.PublishOrder(outcome=outcome, code=code, reason=reason))
+        if nodes[0].data("published"):
             for node in nodes:
                 self.give(node, m.ForgetOrder())
+
+    def _barrier(self, nodes: list[NodeState]) -> None:
+        ready, others = nodes[0].last("ready"), nodes[1:]
+        for node in others:
+            self.give(node, m.ProbeOrder(**ready))
+        if all(node.data("reached") for node in others):
+            reached = [node.last("reached")["reached"] for node in others]
+            common = [address for address in ready["addresses"] if all(address in each for each in reached)]
+            for node in nodes:
+                self.give(node, m.LaunchOrder(master_address=common[0], master_port=ready["port"]))
 
     def record(self, job: str) -> JobRecord:
         nodes = self.gang(job, max(key.attempt for key in self.nodes if key.job == job))
