@@ -1,1 +1,1 @@
-"""What is declared and said: manifest, settings, wire messages, signing, errors. Pure: no network, no processes."""
+"""What is declared and said: manifest, settings, wire messages, signing, errors. No network, no processes."""
