@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -36,16 +37,16 @@ LOG_LINES = 1000
 
 
 def environment(now: Callable[[], float]) -> Environment:
-    """Templates with escaping always on; `now` is read at each rendering."""
+    """Templates whose every value loses terminal codes and is escaped; `now` is read at each rendering."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     made.filters |= {
-        "plain": lambda value: text.plain(str(value)),
         "size": text.size,
         "number": text.number,
         "iso": text.iso,
@@ -55,6 +56,10 @@ def environment(now: Callable[[], float]) -> Environment:
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
     return made
+
+
+def _shown(value: Any) -> Any:
+    return text.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _who(line: LogLine) -> str:
