@@ -180,7 +180,7 @@ class Agent:
         """Verify and store one signed order; returns its id.
 
         Raises:
-            NotTrusted: not a fresh order of our sender for us. Conflict, Forbidden: as `OrderBook.accept`.
+            NotTrusted: not a fresh order of our sender for us. Conflict, Unreachable: as `OrderBook.accept`.
         """
         order = verify_order(
             token,

@@ -42,26 +42,75 @@ class Collected:
 
 def collect(output: Path, work: Path, patterns: Sequence[str], into: Path, *, max_size: int) -> Collected:
     """Copy what is in `output`, and what `patterns` match below `work`, to `into`."""
-    result = Collected()
     into.mkdir(parents=True, exist_ok=True)
-    _take(output, ["**"], into, max_size, result)
-    _take(work, patterns, into, max_size, result)
-    return result
+    keeper = Keeper(into, max_size)
+    keeper.take(output, ["**"])
+    keeper.take(work, patterns)
+    return keeper.result
 
 
-def _take(root: Path, patterns: Sequence[str], into: Path, max_size: int, result: Collected) -> None:
-    matchers = [matcher(pattern) for pattern in patterns]
-    seen = 0
-    if not root.is_dir() or root.is_symlink():
-        return
-    with _folder(root) as descriptor:
-        for relative, parent, name in walk(descriptor, result):
-            seen += 1
-            if seen > MAX_SEEN or len(result.artifacts) >= MAX_FILES:
-                result.warn(str(root.name), f"there are more than {MAX_FILES} files; the rest is left out")
-                return
-            if relative not in result.files and any(match(relative) for match in matchers):
-                _keep(relative, parent, name, into, max_size, result)
+class Keeper:
+    """Copies the files of one collection."""
+
+    def __init__(self, into: Path, max_size: int) -> None:
+        self.into = into
+        self.max_size = max_size
+        self.result = Collected()
+
+    def take(self, root: Path, patterns: Sequence[str]) -> None:
+        matchers = [matcher(pattern) for pattern in patterns]
+        if not root.is_dir() or root.is_symlink():
+            return
+        with _folder(root) as descriptor:
+            for number, (relative, parent, name) in enumerate(walk(descriptor, self.result)):
+                if number >= MAX_SEEN or len(self.result.artifacts) >= MAX_FILES:
+                    self.result.warn(
+                        root.name, f"there are more than {MAX_FILES} files; the rest is left out"
+                    )
+                    return
+                if relative not in self.result.files and any(match(relative) for match in matchers):
+                    self.keep(relative, parent, name)
+
+    def keep(self, relative: str, parent: int, name: str) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            source = os.open(name, flags, dir_fd=parent)
+        except OSError as error:
+            self.result.warn(relative, f"it cannot be opened ({error.strerror})")
+            return
+        with os.fdopen(source, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                self.result.warn(relative, "it is not a regular file")
+            elif status.st_nlink != 1:
+                self.result.warn(relative, "it has a second name elsewhere (hard link)")
+            elif status.st_size > max(HASH_LIMIT, self.max_size):
+                where = f"left on the executor: larger than {HASH_LIMIT} bytes, not even read"
+                self._describe(relative, status.st_size, "", where)
+            else:
+                self.copy(relative, file)
+
+    def copy(self, relative: str, file: BinaryIO) -> None:
+        """Digest what was opened and, if it is small enough, keep it: size and content belong together."""
+        digest = hashlib.sha256()
+        size = 0
+        copy = self.into / digest_name(relative)
+        with copy.open("wb") as target:
+            while block := file.read(BLOCK):
+                size += len(block)
+                digest.update(block)
+                if size <= self.max_size:
+                    target.write(block)
+        where = "git"
+        if size <= self.max_size:
+            self.result.files[relative] = copy
+        else:
+            where = f"left on the executor: larger than {self.max_size} bytes"
+            copy.unlink()
+        self._describe(relative, size, digest.hexdigest(), where)
+
+    def _describe(self, relative: str, size: int, digest: str, stored: str) -> None:
+        self.result.artifacts.append(Artifact(path=relative, size=size, sha256=digest, stored=stored))
 
 
 @contextlib.contextmanager
@@ -110,44 +159,6 @@ def _encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _keep(relative: str, parent: int, name: str, into: Path, max_size: int, result: Collected) -> None:
-    try:
-        source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
-    except OSError as error:
-        result.warn(relative, f"it cannot be opened ({error.strerror})")
-        return
-    with os.fdopen(source, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            result.warn(relative, "it is not a regular file")
-        elif status.st_nlink != 1:
-            result.warn(relative, "it has a second name elsewhere (hard link)")
-        elif status.st_size > max(HASH_LIMIT, max_size):
-            where = f"left on the executor: larger than {HASH_LIMIT} bytes, not even read"
-            result.artifacts.append(Artifact(path=relative, size=status.st_size, sha256="", stored=where))
-        else:
-            _copy(relative, file, into / digest_name(relative), max_size, result)
-
-
-def _copy(relative: str, file: BinaryIO, copy: Path, max_size: int, result: Collected) -> None:
-    """Digest what was opened and, as far as it is small enough, keep it: size and content belong together."""
-    digest = hashlib.sha256()
-    size = 0
-    with copy.open("wb") as target:
-        while block := file.read(BLOCK):
-            size += len(block)
-            digest.update(block)
-            if size <= max_size:
-                target.write(block)
-    if size <= max_size:
-        where = "git"
-        result.files[relative] = copy
-    else:
-        where = f"left on the executor: larger than {max_size} bytes"
-        copy.unlink()
-    result.artifacts.append(Artifact(path=relative, size=size, sha256=digest.hexdigest(), stored=where))
 
 
 def digest_name(relative: str) -> str:

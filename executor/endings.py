@@ -62,27 +62,32 @@ def ended(
     """The node's `ended` record. What was asked for comes before what was found."""
     code, rank = root_cause(done, words)
     reported = ranks[0]["world_size"] if ranks else None
-    finished = done.exit_code == 0 and not done.killed
-    if stop is not None and not finished:
-        return Ended(exit_code=code, code=stop.code, reason=stop.reason, world_size=reported)
-    if done.lost:
-        return Ended(code="lost", reason="the training's supervisor was killed", world_size=reported)
-    if done.stopped == "timeout_run":
-        reason = f"the training took longer than timeout.run, {run_timeout:g} s" if run_timeout else ""
-        return _failed(code, "timeout_run", reason, "", reported)
-    if done.stopped == "stop" and not finished:
-        return Ended(
-            exit_code=code, code="stopped", reason="the machine is shutting down", world_size=reported
-        )
+    asked = _asked(done, stop, run_timeout)
+    if asked is not None:
+        return Ended(exit_code=code, code=asked[0], reason=asked[1], world_size=reported)
     if code != 0:
         tail = words.ranks.get(rank, "") if rank is not None else ""
         tail = tail or next(filter(None, words.ranks.values()), "") or words.launcher
         reason_code, reason = classify(code, tail + "\n" + words.launcher)
         return _failed(code, reason_code, reason, tail, reported)
     if len(ranks) < processes or any(item["world_size"] != world_size for item in ranks):
-        reason = f"{len(ranks)} of {processes} processes ran here, in a world of {reported} instead of {world_size}"
+        ran = f"{len(ranks)} of {processes} processes ran here"
+        reason = f"{ran}, in a world of {reported} instead of {world_size}"
         return _failed(code, "wrong_world_size", reason, "", reported)
     return Ended(exit_code=0, world_size=reported)
+
+
+def _asked(done: Exit, stop: StopOrder | None, run_timeout: float | None) -> tuple[str, str] | None:
+    """Code and reason where the training did not end by itself; a training that was quicker did."""
+    if stop is not None and (done.stopped or done.exit_code != 0):
+        return stop.code, stop.reason
+    if done.lost:
+        return "lost", "the training's supervisor was killed"
+    if done.stopped == "timeout_run":
+        return "timeout_run", f"the training took longer than timeout.run, {run_timeout or 0:g} s"
+    if done.stopped == "stop":
+        return "stopped", "the machine is shutting down"
+    return None
 
 
 def _failed(code: int | None, reason_code: str, reason: str, tail: str, reported: int | None) -> Ended:

@@ -42,6 +42,16 @@ class Environment:
     key: str = ""
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What to build: `python` is a version wanted, or empty for the executor's own."""
+
+    python: str
+    requirements: Path | None
+    cwd: Path
+    env: Mapping[str, str]
+
+
 def prepare(
     manifest: Manifest, cwd: Path, cache: Path, setup: Setup, inherited: Mapping[str, str]
 ) -> Environment:
@@ -63,7 +73,7 @@ def prepare(
         )
     if mode == "inherit" or (mode == "auto" and fits and satisfied(requirements, cwd, inherited)):
         return Environment(sys.executable, "inherit")
-    return _isolated(wanted, requirements, cwd, cache, setup, inherited)
+    return _isolated(Recipe(wanted, requirements, cwd, _uv_environment(inherited)), cache, setup)
 
 
 def _requirements(manifest: Manifest, cwd: Path) -> Path | None:
@@ -116,21 +126,14 @@ def _uv_environment(inherited: Mapping[str, str]) -> dict[str, str]:
     return {**base_environment(inherited), **kept, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
 
 
-def _isolated(
-    wanted: str,
-    requirements: Path | None,
-    cwd: Path,
-    cache: Path,
-    setup: Setup,
-    inherited: Mapping[str, str],
-) -> Environment:
-    key = environment_key(wanted, requirements)
+def _isolated(recipe: Recipe, cache: Path, setup: Setup) -> Environment:
+    key = environment_key(recipe.python, recipe.requirements)
     home = cache / key
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f"{key}.lock", setup):
         if not _whole(home):
             shutil.rmtree(home, ignore_errors=True)
-            _build(home, wanted, requirements, cwd, setup, _uv_environment(inherited))
+            _build(home, recipe, setup)
         else:
             setup.say(f"environment {key[:12]} is kept from before")
         os.utime(home)
@@ -201,23 +204,21 @@ def _runs(home: Path) -> bool:
         return False
 
 
-def _build(
-    home: Path, wanted: str, requirements: Path | None, cwd: Path, setup: Setup, env: Mapping[str, str]
-) -> None:
+def _build(home: Path, recipe: Recipe, setup: Setup) -> None:
     aside = home.with_name(f".{home.name}.{secrets.token_hex(4)}")
     setup.say(f"building environment {home.name[:12]}")
     program = uv.find_uv_bin()
     try:
-        python = wanted or sys.executable
+        python = recipe.python or sys.executable
         argv = [program, "venv", "--no-config", "--relocatable", "--python", python, str(aside)]
-        setup.run(argv, cwd=cwd, env=env, code="environment_failed")
-        if requirements:
+        setup.run(argv, cwd=recipe.cwd, env=recipe.env, code="environment_failed")
+        if recipe.requirements:
             argv = [program, "pip", "install", "--no-config", "--compile-bytecode"]
-            argv += ["--python", str(aside / "bin" / "python"), "-r", str(requirements)]
-            setup.run(argv, cwd=cwd, env=env, code="environment_failed")
+            argv += ["--python", str(aside / "bin" / "python"), "-r", str(recipe.requirements)]
+            setup.run(argv, cwd=recipe.cwd, env=recipe.env, code="environment_failed")
         if not _runs(aside):
             raise NodeFailed("the new environment's Python does not start", code="environment_failed")
-        (aside / READY).write_text(json.dumps({"python": wanted, "key": home.name}))
+        (aside / READY).write_text(json.dumps({"python": recipe.python, "key": home.name}))
         aside.rename(home)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainforge.config.errors import Conflict, Forbidden
+from trainforge.config.errors import Conflict, Unreachable
 from trainforge.config.messages import FencingToken, NodeKey, Order, RunOrder
 from trainforge.executor.supervisor import write_atomically
 
@@ -46,7 +46,7 @@ class OrderBook:
 
         Raises:
             Conflict: an older fencing token or attempt than what is known, or a node that is gone.
-            Forbidden: no room for another node.
+            Unreachable: no room for another node now; offer it again.
         """
         with self._lock:
             if (self.forgotten / str(order.node)).exists():
@@ -74,7 +74,7 @@ class OrderBook:
         if newer:
             raise Conflict(f"attempt {newer[0].attempt} of this job has already begun here")
         if not room(order.node):
-            raise Forbidden("this executor has no room for another node", code="busy")
+            raise Unreachable("this executor has no room for another node now", code="busy")
 
     def _check_incarnation(self, token: FencingToken) -> None:
         """A sender's database that was restored speaks with a higher incarnation; lower ones are over."""

@@ -94,7 +94,7 @@ def probe(order: ProbeOrder, timeout: float = PROBE_TIMEOUT_S) -> Reached:
     failures: dict[str, str] = {}
     threads = []
     for address in order.addresses[:32]:
-        arguments = (address, order.port, order.nonce, timeout, reached, failures)
+        arguments = (address, order, timeout, reached, failures)
         threads.append(threading.Thread(target=_probe_one, args=arguments, daemon=True))
         threads[-1].start()
     for thread in threads:
@@ -104,8 +104,9 @@ def probe(order: ProbeOrder, timeout: float = PROBE_TIMEOUT_S) -> Reached:
 
 
 def _probe_one(
-    address: str, port: int, nonce: str, timeout: float, reached: dict[str, str], failures: dict[str, str]
+    address: str, order: ProbeOrder, timeout: float, reached: dict[str, str], failures: dict[str, str]
 ) -> None:
+    port, nonce = order.port, order.nonce
     try:
         with socket.create_connection((address, port), timeout=timeout) as connection:
             connection.settimeout(timeout)

@@ -46,7 +46,7 @@ def test_a_node_trains_and_publishes(double: SenderDouble, tmp_path: Path) -> No
     assert "{'batch_size': 8}" in node.text(0)
     metrics = node.data("metric")
     assert [metric["epoch"] for metric in metrics if metric["epoch"]] == [1.0, 2.0, 3.0]
-    assert [metric for metric in metrics if metric["step"] == 3][0]["values"] == {"val_loss": 0.25}
+    assert next(metric for metric in metrics if metric["step"] == 3)["values"] == {"val_loss": 0.25}
     folder = node.last("published")["path"]
     results = project.results()
     assert json.loads(results[f"{folder}/result.json"])["outcome"] == "completed"
@@ -83,7 +83,10 @@ def test_a_failing_script_says_why(double: SenderDouble, tmp_path: Path) -> None
         ("training: {script: train.py, requirements: r.txt}", "", "environment_failed", "no file r.txt"),
         ("training: {script: train.py, setup: exit 3}", "", "environment_failed", "exited with 3"),
         ("training: {script: train.py, python: <3.4}", "", "environment_failed", "asks for"),
-        ("training: {script: train.py}\ntimeout: {run: 1s, grace: 1s}", "import time; time.sleep(99)", "timeout_run", "1 s"),
+        (
+            "training: {script: train.py}\ntimeout: {run: 1s, grace: 1s}",
+            "import time; time.sleep(99)", "timeout_run", "1 s",
+        ),
         ("training: {script: train.py}", "raise MemoryError", "out_of_memory", "MemoryError"),
         ("training: {script: train.py}", "import os; os.kill(os.getpid(), 11)", "script_failed", "SIGSEGV"),
         ("training: {script: train.py}\ndata: {url: 'file:///nowhere'}", "", "data_failed", "nowhere"),
@@ -91,7 +94,7 @@ def test_a_failing_script_says_why(double: SenderDouble, tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_what_goes_wrong_has_a_code(
-    double: SenderDouble, tmp_path: Path, manifest: str, script: str, code: str, words: str
+    double: SenderDouble, tmp_path: Path, *, manifest: str, script: str, code: str, words: str
 ) -> None:
     text = f"project: {{name: test}}\n{manifest}\n"
     if "python:" in manifest:

@@ -12,7 +12,7 @@ from support.executors import Project, ended, joined, running
 from support.sender_double import SenderDouble
 from support.waiting import wait_for
 from trainforge.config import messages as m
-from trainforge.config.errors import Conflict, Forbidden, NotTrusted, SettingsError
+from trainforge.config.errors import Conflict, NotTrusted, SettingsError, Unreachable
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.trust import (
     SigningKey,
@@ -34,9 +34,9 @@ def order(
 ) -> m.Order:
     bodies: dict[str, m.RunOrder | m.StopOrder | m.ForgetOrder] = {
         "run": m.RunOrder(
-            repository=m.Repository(id="git:x", name="x", url="https://x/x"), ref="refs/heads/main", commit="0" * 40,
-            manifest_path="trainforge.yaml", manifest_blob="0" * 40, project="t", nodes=1, processes_per_node=1,
-            results_branch="r", lease_ttl=9,
+            repository=m.Repository(id="git:x", name="x", url="https://x/x"), ref="refs/heads/main",
+            commit="0" * 40, manifest_path="trainforge.yaml", manifest_blob="0" * 40, project="t", nodes=1,
+            processes_per_node=1, results_branch="r", lease_ttl=9,
         ),
         "stop": m.StopOrder(code="stopped", reason="r"),
         "forget": m.ForgetOrder(),
@@ -94,7 +94,7 @@ def test_a_forgotten_node_does_not_begin_again(tmp_path: Path) -> None:
 
 def test_no_room(tmp_path: Path) -> None:
     book = OrderBook(tmp_path)
-    with pytest.raises(Forbidden):
+    with pytest.raises(Unreachable):
         book.accept(order(), room=lambda node: False)
     assert book.known() == []
 

@@ -92,8 +92,8 @@ def test_a_training_may_end_by_itself_when_asked(tmp_path: Path) -> None:
 def test_orphans_do_not_outlive_the_training(tmp_path: Path) -> None:
     script = (
         "import subprocess, sys\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(500)'], start_new_session=True)\n"
-        "print(child.pid)\n"
+        "child = [sys.executable, '-c', 'import time; time.sleep(500)']\n"
+        "print(subprocess.Popen(child, start_new_session=True).pid)\n"
     )
     run = supervised(tmp_path, script)
     run.start()
@@ -110,7 +110,8 @@ def test_time_limit(tmp_path: Path) -> None:
 def test_training_outlives_its_parent_and_is_found_again(tmp_path: Path) -> None:
     """The program that starts it is killed at once; another object over the same folder takes over."""
     go_on = tmp_path / "go"
-    script = f"import os, time\nprint('up')\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.02)\nprint('over')\n"
+    waiting = f"while not os.path.exists({str(go_on)!r}): time.sleep(0.02)"
+    script = f"import os, time\nprint('up')\n{waiting}\nprint('over')\n"
     run = supervised(tmp_path, script)
     starter = (
         "import sys, time, pathlib\nfrom trainforge.executor.supervise import Supervised\n"

@@ -140,18 +140,18 @@ class Api(http.server.BaseHTTPRequestHandler):
         address = str(asked.get("upstream", {{}}).get("url") or asked.get("addr"))
         port = address.rsplit(":", 1)[-1]
         url = "http://127.0.0.1:" + port
-        said = {{"name": asked.get("name", "t"), "id": "t", "uri": "/api/endpoints/t", "public_url": url, "url": url,
-                "proto": "http", "config": {{"addr": url, "inspect": False}}, "upstream": {{"url": url}},
-                "metrics": {{}}}}
+        said = {{"name": asked.get("name", "t"), "id": "t", "uri": "/api/endpoints/t", "public_url": url,
+                "url": url, "proto": "http", "config": {{"addr": url, "inspect": False}},
+                "upstream": {{"url": url}}, "metrics": {{}}}}
         self.endpoints.append(said)
         self.reply(201, said)
     def log_message(self, *a): pass
 server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Api)
 port = server.server_address[1]
-for line in (f't=2026-01-01T00:00:00+0000 lvl=info msg="starting web service" obj=web addr=127.0.0.1:{{port}}',
-             't=2026-01-01T00:00:00+0000 lvl=info msg="tunnel session started" obj=tunnels.session',
-             't=2026-01-01T00:00:00+0000 lvl=info msg="client session established" obj=csess'):
-    print(line, flush=True)
+for line in (f'msg="starting web service" obj=web addr=127.0.0.1:{{port}}',
+             'msg="tunnel session started" obj=tunnels.session',
+             'msg="client session established" obj=csess'):
+    print("t=2026-01-01T00:00:00+0000 lvl=info", line, flush=True)
 server.serve_forever()
 """
 
