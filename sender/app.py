@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-import trainforge
+from trainforge import __version__
 from trainforge.config.errors import Forbidden, TrainForgeError
 from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import SigningKey, digest_secret
@@ -97,7 +97,7 @@ def _routes(sender: Sender) -> list[BaseRoute]:
 
 async def health(request: Request) -> Response:
     sender: Sender = request.app.state.sender
-    return JSONResponse({"status": "ok", "version": trainforge.__version__, "sender": sender.id})
+    return JSONResponse({"status": "ok", "version": __version__, "sender": sender.id})
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
