@@ -33,7 +33,9 @@ from trainforge.sender.notify import EVENTS, JOBS
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
 
 MAX_MANIFESTS = 50
+RECENT_S = 5.0
 MAX_READ = 1024 * 1024
+_FIRST = ("refs/heads/main", "refs/heads/master")  # other new branches are compared with these
 UNKNOWN_BLOB = "0" * 40
 
 
@@ -99,7 +101,7 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
         sender.store.note_check(repo.id, sender.now(), str(error))
         raise
     sender.store.note_check(repo.id, sender.now())
-    return lines
+    return _said_just_now(sender, repo) if lines is None else lines
 
 
 def _refs(place: Place) -> dict[str, str]:
@@ -112,7 +114,8 @@ def _refs(place: Place) -> dict[str, str]:
     return {name: peeled or commit for name, commit, peeled in lines}
 
 
-def _handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: str) -> list[str]:
+def _handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: str) -> list[str] | None:
+    """Lines for every change that was handled here; None if another source was faster."""
     repo = place.repo
     if repo.kind != "builtin" and not repo.primed:
         reason = f"{len(refs)} refs existed before this repository was watched"
@@ -123,14 +126,14 @@ def _handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: 
     handled = sender.store.heads(repo.id)
     changes = triggers.pending_changes(handled, refs)
     results = sender.store.results_branches(repo.id)
-    lines: list[str] = []
-    for change in sorted(
-        changes, key=lambda change: change.ref not in {"refs/heads/main", "refs/heads/master"}
-    ):
-        lines += _handle_change(sender, place, change, handled, source, results)
+    said: list[list[str] | None] = []
+    for change in sorted(changes, key=lambda change: change.ref not in _FIRST):
+        said.append(_handle_change(sender, place, change, handled, source, results))
         if change.new is not None:
             handled[change.ref] = change.new
-    return lines
+    if all(lines is None for lines in said):
+        return None
+    return [line for lines in said for line in lines or ()]
 
 
 def _handle_change(  # noqa: PLR0917
@@ -140,7 +143,7 @@ def _handle_change(  # noqa: PLR0917
     handled: Mapping[str, str],
     source: str,
     results: set[str],
-) -> list[str]:
+) -> list[str] | None:
     repo = place.repo
     base = {"source": source, "repository_id": repo.id, "repository": repo.name, "ref": change.ref}
     base |= {"old": change.old or "", "new": change.new or ""}
@@ -175,9 +178,22 @@ def _handle_change(  # noqa: PLR0917
     event = NewEvent(**base, decision="job" if jobs else "ignored", reason=decision.reason)
     made = sender.store.record_push(event, jobs, sender.now())
     _announce(sender, jobs if made is not None else [])
+    if made is None:
+        return None
+    return _lines(decision.reason, [(job.id, job.project, job.manifest_path) for job in jobs])
+
+
+def _lines(reason: str, jobs: Sequence[tuple[str, str, str]]) -> list[str]:
+    """What the person who pushed is told."""
     if not jobs:
-        return [f"TrainForge: no job: {decision.reason}"]
-    return [f"TrainForge: job {job.id[:8]} queued ({job.project}, {job.manifest_path})" for job in jobs]
+        return [f"TrainForge: no job: {reason}"]
+    return [f"TrainForge: job {job[:8]} queued ({project}, {path})" for job, project, path in jobs]
+
+
+def _said_just_now(sender: Sender, repo: Repo) -> list[str]:
+    """The same, where another source was faster to tell of the push."""
+    recent = sender.store.recent_decisions(repo.id, sender.now() - RECENT_S)
+    return [line for reason, jobs in recent for line in _lines(reason, jobs)]
 
 
 def _changed_files(place: Place, change: RefChange, handled: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -201,9 +217,7 @@ def _base(place: Place, change: RefChange, others: Mapping[str, str]) -> str | N
     if place.builtin:
         known = [commit for commit in others.values() if has_commit(place.mirror, commit)]
         return merge_base(place.mirror, change.new, known) if known else None
-    preferred = [ref for ref in ("refs/heads/main", "refs/heads/master") if ref in others] or sorted(others)[
-        :3
-    ]
+    preferred = [ref for ref in _FIRST if ref in others] or sorted(others)[:3]
     return git.find_base(
         place.mirror, place.url, change.ref, preferred, credential=place.credential, allow_file=place.local
     )

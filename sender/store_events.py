@@ -174,6 +174,21 @@ class EventStore(Database):
         with self.write() as c:
             self._add_event(c, event, [], now)
 
+    def recent_decisions(
+        self, repository_id: str, since: float
+    ) -> list[tuple[str, list[tuple[str, str, str]]]]:
+        """Of each push since a moment: why it led to no job, or its jobs as (id, project, manifest)."""
+        e, j = s.events, s.jobs
+        query = sa.select(e.c.reason, e.c.jobs).where(
+            e.c.repository_id == repository_id, e.c.time >= since, e.c.ref != ""
+        )
+        with self.read() as c:
+            events = c.execute(query.order_by(e.c.id)).all()
+            wanted = [job for event in events for job in event.jobs]
+            rows = c.execute(sa.select(j.c.id, j.c.project, j.c.manifest_path).where(j.c.id.in_(wanted)))
+            jobs = {row.id: (row.id, row.project, row.manifest_path) for row in rows}
+        return [(event.reason, [jobs[job] for job in event.jobs if job in jobs]) for event in events]
+
     def count_reruns(self, job: str) -> int:
         with self.read() as c:
             query = sa.select(sa.func.count()).select_from(s.jobs).where(s.jobs.c.rerun_of == job)

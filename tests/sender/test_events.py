@@ -57,7 +57,8 @@ def test_three_sources_make_one_job(desk: Desk, project: Project) -> None:
     push(project)
     with ThreadPoolExecutor(8) as pool:
         sources = ["webhook", "poll", "watch"] * 4
-        list(pool.map(lambda source: events.handle_hint(desk.sender, "digits", source), sources))
+        said = list(pool.map(lambda source: events.handle_hint(desk.sender, "digits", source), sources))
+    assert all("queued" in lines[-1] for lines in said), "whoever is late hears the same"
     assert len(desk.jobs()) == 2
     assert len(desk.dump()["events"]) == 2
 
