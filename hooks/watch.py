@@ -125,7 +125,10 @@ class _RefsChanged(FileSystemEventHandler):
         self._noticed = noticed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        if event.event_type in ("opened", "closed_no_write") or event.is_directory:
+        # A new folder counts: what was put into it before it could be watched is seen by looking alone.
+        if event.event_type in ("opened", "closed_no_write") or (
+            event.is_directory and event.event_type == "modified"
+        ):
             return
         for raw in (event.dest_path, event.src_path):
             path = raw if isinstance(raw, str) else bytes(raw).decode(errors="surrogateescape")

@@ -12,6 +12,9 @@ from trainforge.config.errors import NotFound
 from trainforge.hooks import git
 from trainforge.hooks.watch import LocalWatcher, git_folder, poll
 
+# watchdog 7.1 warns on its own thread when a folder appears inside one that has just appeared.
+pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
+
 
 class Hints:
     def __init__(self) -> None:
