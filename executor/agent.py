@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from trainforge.config.errors import (
@@ -32,12 +33,14 @@ from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.trust import verify_order
 from trainforge.executor.capabilities import capabilities, load
-from trainforge.executor.door import Door
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.status import local_status
+
+if TYPE_CHECKING:
+    from trainforge.executor.door import Door
 
 __all__ = ["Agent", "local_status", "run_executor"]
 
@@ -110,6 +113,8 @@ class Agent:
         for key in self.book.known():
             self._ordered(key)
         if self.settings.connection == "push":
+            from trainforge.executor.door import Door  # noqa: PLC0415 - a web server that pull mode never needs
+
             self.door = Door(self.settings, self.identity, self.key, self.accept, self.node, self._moved)
             self.door.start()
         loops: dict[str, Callable[[], None]] = {"heartbeat": self._heartbeats, "pump": self._pump}

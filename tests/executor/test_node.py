@@ -14,6 +14,7 @@ from support.scripts import FAILING
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
 from trainforge.config.messages import ForgetOrder, PublishOrder, StopOrder
+from trainforge.executor.agent import Agent
 
 PLAIN = """\
 import json, os
@@ -256,3 +257,34 @@ def test_the_job_sees_no_secret_of_the_executor(
     assert node.last("ended")["code"] == ""
     for name in ("NODE_RANK", "NODES", "DEADLINE", "DATA_DIR", "COMMIT", "ATTEMPT"):
         assert f"'TRAINFORGE_{name}'" in node.text(0)
+
+
+def test_saving_and_leaving_when_asked_is_still_being_stopped(double: SenderDouble, tmp_path: Path) -> None:
+    script = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (print('saved'), sys.exit(0)))\n"
+        "print('up', flush=True)\ntime.sleep(500)\n"
+    )
+    project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": script})
+    chosen, executor = joined(double, tmp_path / "laptop")
+    with running(chosen):
+        (node,) = double.run(project.job(), [executor], project.order())
+        wait_for("training", lambda: "up" in node.text(0), 60, lambda: story(node))
+        double.give(node, StopOrder(code="stopped", reason="enough"))
+        end = ended(node)
+    assert (end["exit_code"], end["code"], end["reason"]) == (0, "stopped", "enough")
+    assert "saved" in node.text(0)
+
+
+def test_an_executor_may_take_its_jobs_down_with_it(double: SenderDouble, tmp_path: Path) -> None:
+    project = Project(
+        tmp_path,
+        {"trainforge.yaml": FOUNDING, "train.py": "import time\nprint(1, flush=True)\ntime.sleep(500)"},
+    )
+    chosen, executor = joined(double, tmp_path / "laptop")
+    agent = Agent(chosen)
+    agent.start()
+    (node,) = double.run(project.job(), [executor], project.order())
+    wait_for("training", lambda: bool(node.text(0)), 60, lambda: story(node))
+    agent.close(stop_jobs=True)
+    assert node.last("ended")["code"] == "stopped"
