@@ -10,14 +10,16 @@ import httpx2
 import pytest
 
 from support.core import MANIFEST, Core, journal_batch, serving
+from support.databases import KINDS, database_url
 from support.waiting import wait_for
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
 
 
-@pytest.fixture
-def core(tmp_path: Path) -> Iterator[Core]:
-    with serving(tmp_path) as core:
-        yield core
+@pytest.fixture(params=KINDS)
+def core(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Core]:
+    for url in database_url(request.param):
+        with serving(tmp_path, database_url=url) as core:
+            yield core
 
 
 def test_one_node_from_push_to_completed(core: Core, tmp_path: Path) -> None:
@@ -170,6 +172,7 @@ def test_an_unreachable_remote_is_a_waiting_job_that_says_so(core: Core, tmp_pat
 def test_a_lost_node_is_replaced_by_another_machine(core: Core, tmp_path: Path) -> None:
     first, second = core.executor("alpha"), core.executor("beta")
     job = core.push_job(tmp_path)
+    core.wait_state(job, "dispatching")
     orders = {executor: executor.claim(wait_s=0) for executor in (first, second)}
     lost, other = (first, second) if orders[first] else (second, first)
     lost.claim(wait_s=0)

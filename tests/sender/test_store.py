@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -11,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from support.core import MACHINE
+from support.databases import KINDS, database_url
 from trainforge.config.errors import Conflict, NotTrusted, SettingsError
 from trainforge.config.messages import Heartbeat, JoinRequest, Load
 from trainforge.sender import migrate
@@ -24,32 +22,12 @@ from trainforge.sender.schema import metadata
 from trainforge.sender.store import Store
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
 
-POSTGRES = os.environ.get("TRAINFORGE_TEST_POSTGRES", "")
 COMMIT = "a" * 40
 
 
-def _postgres_database() -> Iterator[str]:
-    """A database of this test's own on the server that the environment names."""
-    name = f"tf_{secrets.token_hex(6)}"
-    admin = sa.create_engine(
-        POSTGRES.replace("postgresql://", "postgresql+psycopg://"), isolation_level="AUTOCOMMIT"
-    )
-    with admin.connect() as c:
-        c.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield sa.engine.make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
-    with admin.connect() as c:
-        c.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    admin.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=KINDS)
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield ""
-    elif POSTGRES:
-        yield from _postgres_database()
-    else:
-        pytest.skip("TRAINFORGE_TEST_POSTGRES names no server")
+    yield from database_url(request.param)
 
 
 @pytest.fixture
