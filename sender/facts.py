@@ -88,7 +88,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class JobFacts:
-    """`tried` counts earlier attempts that failed or were lost; `manifest_problem` every fault of it, a line each."""
+    """`tried` counts earlier attempts that failed or were lost; `manifest_problem` has a line per fault."""
 
     id: str
     state: JobState
