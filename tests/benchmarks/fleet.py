@@ -1,0 +1,319 @@
+"""A thousand executors and ten thousand queued jobs on one sender: is any job lost or placed twice?
+
+    python tests/benchmarks/fleet.py --executors 1000 --jobs 10000 --seconds 120
+
+The sender is the real program; the executors are simulated in this process, each with its own key, and
+speak the real protocol over loopback: signed heartbeats, long polls, journals, and results committed to
+the built-in repository. Printed: jobs queued and ended per second, how late heartbeats were answered
+beside a bare request to /health at the same moment, the sender's memory, and what must be nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import psutil
+
+from trainforge.config.messages import (
+    Capabilities,
+    Claim,
+    ClaimReply,
+    Heartbeat,
+    JoinRequest,
+    Load,
+    NodeKey,
+    Order,
+    RunOrder,
+)
+from trainforge.config.result import JobRecord, commit_message, result_files, result_path
+from trainforge.config.trust import SigningKey, executor_id, sign_request, verify_order
+from trainforge.hooks.results import write_result
+
+MANIFEST = "project: {name: load}\ntraining: {script: train.py, launcher: python}\n"
+MACHINE = Capabilities(hostname="box", cpu_count=4, memory_bytes=8 * 2**30, disk_free_bytes=2**40)
+CHALLENGE = "c" * 24
+HEARTBEAT_S = 10.0
+
+
+class Run:
+    """What is counted while the fleet runs."""
+
+    def __init__(self, url: str, token: str, folder: Path) -> None:
+        self.url, self.token, self.folder = url, token, folder
+        self.client = httpx2.AsyncClient(
+            base_url=url,
+            timeout=60,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=4000),
+        )
+        self.sender = ""
+        self.sender_key: dict[str, str] = {}
+        self.started: Counter[str] = Counter()
+        self.ended = 0
+        self.heartbeats: list[float] = []
+        self.health: list[float] = []
+        self.errors: Counter[str] = Counter()
+        self.publishing = asyncio.Semaphore(2)
+        self.over = asyncio.Event()
+        self.failed = 0
+
+    async def api(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        answer = await self.client.request(method, path, json=body, headers=headers)
+        answer.raise_for_status()
+        return answer.json()
+
+
+class Simulated:
+    """One executor: takes jobs of no duration, reports them, and commits their results."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.run, self.name = run, f"box-{number:04}"
+        self.key = SigningKey.generate()
+        self.id = executor_id(self.key.public)
+        self.nodes: dict[str, NodeKey] = {}
+        self.written: dict[str, int] = {}
+        self.runs: dict[str, Order] = {}
+
+    async def send(self, method: str, path: str, message: Any = None) -> Any:
+        body = (
+            message if isinstance(message, bytes) else message.model_dump_json().encode() if message else b""
+        )
+        proof = sign_request(
+            self.key,
+            subject=self.id,
+            audience=self.run.sender,
+            method=method,
+            path=path,
+            body=body,
+            now=time.time(),
+        )
+        answer = await self.run.client.request(method, path, content=body, headers={"Authorization": proof})
+        answer.raise_for_status()
+        return answer.json()
+
+    async def join(self) -> None:
+        token = (await self.run.api("POST", "/api/join-tokens"))["token"]
+        wish = JoinRequest(token=token, name=self.name, public_key=self.key.public, capabilities=MACHINE)
+        self.run.sender_key = (await self.send("POST", "/v1/join", wish))["sender_key"]
+
+    async def beat(self) -> None:
+        while not self.run.over.is_set():
+            began = time.monotonic()
+            said = Heartbeat(capabilities=MACHINE, load=Load(), nodes=list(self.nodes.values()))
+            try:
+                await self.send("POST", "/v1/heartbeat", said)
+                self.run.heartbeats.append(time.monotonic() - began)
+            except httpx2.HTTPError as error:
+                self.run.errors[f"heartbeat: {type(error).__name__}"] += 1
+            await _pause(self.run.over, HEARTBEAT_S)
+
+    async def work(self) -> None:
+        accepted: list[str] = []
+        while not self.run.over.is_set():
+            claim = Claim(challenge=CHALLENGE, wait_s=20, accepted=accepted)
+            try:
+                reply = ClaimReply.model_validate(await self.send("POST", "/v1/claims", claim))
+                accepted = []
+                for token in reply.orders:
+                    order = self.read(token)
+                    await self.obey(order)
+                    accepted.append(order.id)
+            except httpx2.HTTPError as error:
+                self.run.errors[f"claim: {type(error).__name__} {str(error)[:60]}"] += 1
+                await _pause(self.run.over, 1)
+
+    def read(self, token: str) -> Order:
+        sender, keys = self.run.sender, {self.run.sender: self.run.sender_key}
+        return verify_order(
+            token, sender=sender, keys=keys, executor=self.id, now=time.time(), challenge=CHALLENGE
+        )
+
+    async def obey(self, order: Order) -> None:
+        node, kind = order.node, order.body.kind
+        if kind == "run" and str(node) not in self.runs:
+            self.run.started[str(node)] += 1
+            self.nodes[str(node)], self.runs[str(node)] = node, order
+            self.written[str(node)] = 0
+            started = {"argv": ["python"], "processes": 1, "pid": 1}
+            log = {"rank": 0, "text": "trained\n"}
+            await self.journal(order, ("started", started), ("log", log), ("ended", {"exit_code": 0}))
+        elif kind == "publish":
+            await self.publish(order)
+        elif kind == "forget":
+            self.nodes.pop(str(node), None)
+
+    async def publish(self, order: Order) -> None:
+        node, run = order.node, self.runs[str(order.node)].body
+        assert isinstance(run, RunOrder)
+        path = f"/v1/nodes/{node.job}/{node.attempt}/{node.rank}/record"
+        record = JobRecord.model_validate(await self.send("GET", path))
+        folder = result_path(record.job, record.created)
+        async with self.run.publishing:
+            written = await asyncio.to_thread(
+                write_result,
+                self.run.folder / "results.git",
+                str(self.run.folder / "sender" / "git" / "load.git"),
+                record.results_branch,
+                folder,
+                dict(result_files(record, [])),
+                message=commit_message(record),
+                allow_file=True,
+            )
+        said = {"branch": record.results_branch, "path": folder, "commit": written.commit}
+        await self.journal(order, ("published", said | {"outcome": record.outcome}))
+        self.run.ended += 1
+
+    async def journal(self, order: Order, *records: tuple[str, dict[str, Any]]) -> None:
+        node = order.node
+        after = self.written[str(node)]
+        rows = [
+            {"n": after + i, "time": time.time(), "kind": kind, "data": data}
+            for i, (kind, data) in enumerate(records, start=1)
+        ]
+        batch = {"token": order.token.model_dump(), "after": after, "records": rows}
+        path = f"/v1/nodes/{node.job}/{node.attempt}/{node.rank}/journal"
+        await self.send("POST", path, json.dumps(batch).encode())
+        self.written[str(node)] = after + len(records)
+
+
+async def _pause(over: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(over.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+async def _ask_health(run: Run) -> None:
+    while not run.over.is_set():
+        began = time.monotonic()
+        await run.client.get("/health")
+        run.health.append(time.monotonic() - began)
+        await _pause(run.over, 0.5)
+
+
+async def _in_turn(tasks: list[Any], side_by_side: int) -> None:
+    gate = asyncio.Semaphore(side_by_side)
+
+    async def one(task: Any) -> None:
+        async with gate:
+            await task
+
+    await asyncio.gather(*(one(task) for task in tasks))
+
+
+async def measure(options: argparse.Namespace, folder: Path, sender: subprocess.Popen[bytes]) -> bool:
+    about = json.loads((folder / "sender" / "sender.json").read_text())
+    token = json.loads((folder / "home" / "trainforge" / "client.json").read_text())["token"]
+    run = Run(about["url"].rstrip("/"), token, folder)
+    run.sender = (await run.client.get("/health")).json()["sender"]
+    commit = _push(folder, run)
+    began = time.monotonic()
+    wish = {"repository": "load", "commit": commit, "ref": "refs/heads/main", "rerun": True}
+    await _in_turn([run.api("POST", "/api/jobs", wish) for _ in range(options.jobs - 1)], 8)
+    queued = time.monotonic() - began
+    fleet = [Simulated(run, number) for number in range(options.executors)]
+    await _in_turn([executor.join() for executor in fleet], 8)
+    began = time.monotonic()
+    loops = [asyncio.create_task(e.beat()) for e in fleet] + [asyncio.create_task(e.work()) for e in fleet]
+    loops.append(asyncio.create_task(_ask_health(run)))
+    await _pause(run.over, options.seconds)
+    seconds = time.monotonic() - began
+    run.failed = len((await run.api("GET", "/api/jobs?state=failed&limit=10"))["jobs"])
+    memory = psutil.Process(sender.pid).memory_info().rss / 2**20
+    run.over.set()
+    await asyncio.gather(*loops, return_exceptions=True)
+    print(f"queued {options.jobs} jobs at {options.jobs / queued:.0f}/s")
+    return _report(run, seconds, memory)
+
+
+def _report(run: Run, seconds: float, memory: float) -> bool:
+    twice = sum(count > 1 for count in Counter(key.split(".")[0] for key in run.started).values())
+    worst = max(run.heartbeats)
+    print(
+        f"ended {run.ended} jobs in {seconds:.0f} s, {run.ended / seconds:.1f}/s, {len(run.started)} started"
+    )
+    median, bare = statistics.median(run.heartbeats), statistics.median(run.health)
+    print(f"heartbeats: {len(run.heartbeats)}, median {median * 1000:.0f} ms, worst {worst * 1000:.0f} ms")
+    print(f"  {median / bare:.1f} times a bare request to /health ({bare * 1000:.0f} ms)")
+    print(f"sender's memory: {memory:.0f} MiB")
+    print(f"placed twice: {twice}; failed: {run.failed}; errors: {dict(run.errors) or 'none'}")
+    return (
+        not twice
+        and not run.failed
+        and not run.errors
+        and worst < HEARTBEAT_S
+        and memory < 300
+        and run.ended > 0
+    )
+
+
+def _push(folder: Path, run: Run) -> str:
+    project = folder / "load"
+    project.mkdir()
+    (project / "trainforge.yaml").write_text(MANIFEST)
+    (project / "train.py").write_text("print('trained')\n")
+    who = ["-c", "user.name=Load", "-c", "user.email=load@example.org"]
+    auth = f"Authorization: Basic {_basic(run.token)}"
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "-A"],
+        [*who, "commit", "-q", "-m", "Load"],
+        ["-c", f"http.extraHeader={auth}", "push", "-q", f"{run.url}/git/load.git", "main"],
+    ):
+        subprocess.run(["git", *command], cwd=project, check=True, capture_output=True)
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=project, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def _basic(token: str) -> str:
+    return base64.b64encode(f"load:{token}".encode()).decode()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--executors", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=120)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="trainforge-fleet-") as name:
+        folder = Path(name)
+        env = os.environ | {
+            "XDG_CONFIG_HOME": str(folder / "home"),
+            "TRAINFORGE_SENDER_DATA_DIR": str(folder / "sender"),
+            "TRAINFORGE_SENDER_PORT": "0",
+        }
+        command = [sys.executable, "-m", "trainforge", "sender", "start"]
+        with (folder / "sender.log").open("wb") as log:
+            sender = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while not (folder / "sender" / "sender.json").exists():
+                if time.monotonic() > deadline or sender.poll() is not None:
+                    raise SystemExit((folder / "sender.log").read_text())
+                time.sleep(0.05)
+            good = asyncio.run(measure(options, folder, sender))
+        finally:
+            sender.terminate()
+            sender.wait(30)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
