@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import psutil
 
+from support.network import Network
 from support.waiting import wait_for
 
 ENDED = {"completed", "failed", "cancelled"}
@@ -28,6 +29,11 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.url = ""
         self.token = ""
+        self.network: Network | None = None
+
+    def on(self, host: str) -> list[str]:
+        """What a command begins with to run on that host, where the test has made hosts."""
+        return self.network.within(host) if self.network and host in self.network.addresses else []
 
     def environment(
         self, program: str = "EXECUTOR", settings: dict[str, object] | None = None
@@ -58,9 +64,10 @@ class Fleet:
         check: bool = True,
         timeout: float = 120,
         settings: dict[str, object] | None = None,
+        host: str = "",
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "trainforge", *arguments],
+            [*self.on(host), sys.executable, "-m", "trainforge", *arguments],
             cwd=cwd or self.root,
             env=self.environment(settings=settings),
             capture_output=True,
@@ -94,7 +101,7 @@ class Fleet:
     def _start(self, program: str, *arguments: str, settings: dict[str, object]) -> None:
         log = (self.root / f"{program}.log").open("ab")
         self.processes[program] = subprocess.Popen(
-            [sys.executable, "-m", "trainforge", *arguments],
+            [*self.on(program), sys.executable, "-m", "trainforge", *arguments],
             env=self.environment(arguments[0].upper(), settings),
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -135,7 +142,15 @@ class Fleet:
         self.start_executor(name, **settings)
 
     def join(self, executor: str, token: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.cli("executor", "join", self.url, token, check=check, settings=self._executor(executor))
+        return self.cli(
+            "executor",
+            "join",
+            self.url,
+            token,
+            check=check,
+            settings=self._executor(executor),
+            host=executor,
+        )
 
     def _executor(self, name: str) -> dict[str, object]:
         return {"data_dir": self.root / name, "name": name, "heartbeat_every": 1}
