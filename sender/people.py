@@ -92,7 +92,7 @@ class People:
     def new_session(self, now: float) -> str:
         """The value of a browser's cookie."""
         secret = secrets.token_urlsafe(32)
-        row = {"digest": digest_secret(secret), "csrf": "", "created": now, "expires": now + SESSION_LIFE_S}
+        row = {"digest": digest_secret(secret), "created": now, "expires": now + SESSION_LIFE_S}
         with self._database.write() as connection:
             connection.execute(sessions.delete().where(sessions.c.expires < now))
             connection.execute(sessions.insert().values(row))

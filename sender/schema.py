@@ -1,4 +1,4 @@
-"""The sender's tables. `store.py` writes them, `queries.py` reads them for people; nobody else speaks SQL.
+"""The sender's tables. The `store*` modules write them, `queries.py` reads them; nobody else speaks SQL.
 
 Times are unix seconds. JSON columns hold what the models in `config` dump. What is numbered per job
 (`cursor`) is drawn from the job's own counter inside the writing transaction, so that readers who ask
@@ -375,7 +375,6 @@ sessions = Table(
     "sessions",
     metadata,
     Column("digest", Text, primary_key=True),
-    Column("csrf", Text, nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False),
 )

@@ -15,6 +15,7 @@ from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 
 Decision = Literal["job", "ignored", "refused"]
+DELIVERY_LIFE_S = 30 * 86400.0  # GitHub offers redelivery for three days
 
 
 @dataclass(frozen=True)
@@ -195,9 +196,11 @@ class EventStore(Database):
             return int(c.execute(query).scalar_one())
 
     def first_delivery(self, source: str, delivery: str, now: float) -> bool:
-        """Whether this delivery id is new; it is remembered."""
+        """Whether this delivery id is new; it is remembered for as long as a redelivery can be asked for."""
+        t = s.deliveries
         with self.write() as c:
-            return self.add_new(c, s.deliveries, {"source": source, "delivery": delivery, "time": now})
+            c.execute(sa.delete(t).where(t.c.time < now - DELIVERY_LIFE_S))
+            return self.add_new(c, t, {"source": source, "delivery": delivery, "time": now})
 
     def _add_event(self, c: Connection, event: NewEvent, jobs: list[NewJob], now: float) -> None:
         values = {**asdict(event), "time": now, "jobs": [job.id for job in jobs]}

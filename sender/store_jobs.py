@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,22 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotFound
-from trainforge.config.messages import (
-    OUTCOMES,
-    Ended,
-    FencingToken,
-    Finished,
-    JobState,
-    Published,
-    Reached,
-    Ready,
-    RunOrder,
-)
+from trainforge.config.messages import OUTCOMES, FencingToken, JobState, RunOrder
 from trainforge.sender import lifecycle as life
 from trainforge.sender import schema as s
 from trainforge.sender.database import Database
-from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Result, Stop
+from trainforge.sender.facts import JobFacts, Result
 from trainforge.sender.planner import Placement, Plan
+from trainforge.sender.store_facts import attempts_of, job_facts, nodes_of
 
 LIVE = ("offered", "accepted", "running")
 
@@ -60,16 +50,16 @@ class JobStore(Database):
             job = c.execute(sa.select(s.jobs).where(s.jobs.c.id == job_id)).mappings().first()
             if job is None:
                 raise NotFound(f"no job {job_id} is known here", hint="`trainforge status` lists the jobs")
-            attempts = c.execute(_attempts_of(job_id)).mappings().all()
+            attempts = c.execute(attempts_of(job_id)).mappings().all()
             newest = attempts[-1] if attempts else None
             nodes: Sequence[RowMapping] = []
             orders: Sequence[RowMapping] = []
             if newest is not None:
-                nodes = c.execute(_nodes_of(job_id, newest["number"])).mappings().all()
+                nodes = c.execute(nodes_of(job_id, newest["number"])).mappings().all()
                 t = s.orders
                 mine = sa.select(t).where(t.c.job_id == job_id, t.c.attempt == newest["number"])
                 orders = c.execute(mine).mappings().all()
-        return _job_facts(job, attempts, nodes, orders), job
+        return job_facts(job, attempts, nodes, orders), job
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -335,79 +325,3 @@ class JobStore(Database):
         t = s.orders
         mine = sa.and_(t.c.job_id == job.id, t.c.closed.is_(None), t.c.kind.in_(kinds))
         c.execute(sa.update(t).where(mine).values(closed=now))
-
-
-# --- rows to facts --------------------------------------------------------------------------------------
-
-
-def _attempts_of(job_id: str) -> sa.Select[Any]:
-    return sa.select(s.attempts).where(s.attempts.c.job_id == job_id).order_by(s.attempts.c.number)
-
-
-def _nodes_of(job_id: str, attempt: int) -> sa.Select[Any]:
-    t, e = s.nodes, s.executors
-    return (
-        sa.select(t, e.c.name, e.c.revoked)
-        .join(e, e.c.id == t.c.executor_id)
-        .where(t.c.job_id == job_id, t.c.attempt == attempt)
-        .order_by(t.c.rank)
-    )
-
-
-def _job_facts(
-    job: RowMapping, attempts: Sequence[RowMapping], nodes: Sequence[RowMapping], orders: Sequence[RowMapping]
-) -> JobFacts:
-    by_rank: dict[int, list[RowMapping]] = defaultdict(list)
-    for order in orders:
-        by_rank[order["rank"]].append(order)
-    attempt = None
-    if attempts:
-        newest = attempts[-1]
-        members = tuple(_node_facts(node, by_rank[node["rank"]]) for node in nodes)
-        attempt = AttemptFacts(
-            newest["number"], newest["state"], newest["created"], members, newest["code"], newest["reason"]
-        )
-    result = None
-    if job["result_outcome"]:
-        result = Result(job["result_outcome"], job["result_commit"], job["result_code"], job["result_reason"])
-    problems = "\n".join(str(problem.get("detail", "")) for problem in job["problems"])
-    stopped = job["stop_requested"] is not None
-    return JobFacts(
-        id=job["id"],
-        state=job["state"],
-        version=job["version"],
-        created=job["created"],
-        manifest_problem=problems[:8000],
-        stop=Stop(job["stop_code"], job["stop_reason"]) if stopped else None,
-        ending=job["ending"],
-        code=job["code"],
-        reason=job["reason"],
-        attempt=attempt,
-        tried=sum(row["state"] in {"failed", "lost"} for row in attempts),
-        publish_blocked=job["publish_blocked"],
-        result=result,
-    )
-
-
-def _node_facts(node: RowMapping, orders: Sequence[RowMapping]) -> NodeFacts:
-    waiting = node["publish_waiting"] or {}
-    return NodeFacts(
-        rank=node["rank"],
-        executor=node["executor_id"],
-        name=node["name"],
-        created=node["created"],
-        lease_until=node["lease_until"],
-        revoked=node["revoked"] is not None,
-        ordered=frozenset(order["kind"] for order in orders),
-        accepted=frozenset(order["kind"] for order in orders if order["accepted"] is not None),
-        refused={order["kind"]: order["refused"] for order in orders if order["refused"]},
-        heard=node["acknowledged"] > 0,
-        ready=Ready.model_validate(node["ready"]) if node["ready"] else None,
-        reached=Reached.model_validate(node["reached"]) if node["reached"] else None,
-        begun=node["begun"] is not None,
-        ended=Ended.model_validate(node["outcome"]) if node["outcome"] else None,
-        ended_at=node["ended"],
-        publish_waiting=str(waiting.get("reason", "")),
-        published=Published.model_validate(node["published"]) if node["published"] else None,
-        finished=Finished.model_validate(node["finished"]) if node["finished"] else None,
-    )

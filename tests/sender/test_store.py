@@ -20,7 +20,7 @@ from trainforge.sender import migrate
 from trainforge.sender.fence import Fence
 from trainforge.sender.schema import metadata
 from trainforge.sender.store import Store
-from trainforge.sender.store_events import NewEvent, NewJob, Repo
+from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Repo
 
 COMMIT = "a" * 40
 
@@ -118,6 +118,13 @@ def test_many_hints_at_once_handle_a_head_once(store: Store, project: Repo) -> N
 
 def test_a_delivery_is_new_once(store: Store) -> None:
     assert [store.first_delivery("github", "d1", 1.0) for _ in range(2)] == [True, False]
+
+
+def test_a_delivery_is_forgotten_when_nobody_can_repeat_it(store: Store) -> None:
+    assert store.first_delivery("github", "d1", 1.0)
+    assert store.first_delivery("github", "d2", 2.0 + DELIVERY_LIFE_S)
+    with store.read() as c:
+        assert c.exec_driver_sql("SELECT delivery FROM deliveries").scalars().all() == ["d2"]
 
 
 def test_a_repositorys_name_is_its_own(store: Store, project: Repo) -> None:

@@ -111,7 +111,6 @@ def upgrade() -> None:
     op.create_table(
         "sessions",
         sa.Column("digest", sa.Text(), nullable=False),
-        sa.Column("csrf", sa.Text(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
         sa.Column("expires", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("digest", name="pk_sessions"),
