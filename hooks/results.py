@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainforge.config.errors import Conflict
-from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
 from trainforge.hooks.gitread import ObjectReader
@@ -91,9 +90,7 @@ def write_result(  # noqa: PLR0917
             )
             if before_push is not None:
                 before_push()
-            failpoint("publish.before_push")
             staging.push(target, commit)
-            failpoint("publish.after_push")
             with contextlib.suppress(GitError, OSError):  # the result is there; the mirror only saves time
                 staging.keep_trees()
                 target.remember_tip(commit)

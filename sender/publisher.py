@@ -140,7 +140,7 @@ def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
     row = sender.store.job(job)
     place = place_of(sender, sender.store.repository(row["repository_id"]))
     record = record_of(sender, job)
-    failpoint("sender-before-publish")
+    failpoint("sender.push")
     written = write_result(
         _results_mirror(sender, place),
         place.url,
@@ -156,7 +156,7 @@ def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
         found = look(sender, job)
         if found is not None:
             return found
-    failpoint("sender-after-publish")
+    failpoint("sender.pushed")
     return Result(record.outcome, written.commit, record.code, record.reason), []
 
 

@@ -71,10 +71,10 @@ def test_both_die_while_training_goes_on(fleet: Fleet) -> None:
     _assert_one_good_result(fleet, job)
 
 
-@pytest.mark.parametrize("moment", ["before_push", "after_push"])
+@pytest.mark.parametrize("moment", ["executor.push", "executor.pushed"])
 def test_the_executor_dies_around_its_push_of_the_result(fleet: Fleet, moment: str) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", failpoint=f"publish.{moment}:kill")
+    fleet.add_executor("alpha", failpoint=f"{moment}:kill")
     go_on = fleet.root / "go-on"
     go_on.touch()
     script = UNTIL_TOLD.format(go_on=str(go_on))
