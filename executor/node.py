@@ -19,39 +19,36 @@ import os
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from trainforge.config.errors import ManifestError, NodeFailed, TrainForgeError
 from trainforge.config.failpoints import failpoint
-from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
+from trainforge.config.manifest import Manifest
 from trainforge.config.messages import (
     Ended,
     FencingToken,
     ForgetOrder,
-    GitCredential,
     LaunchOrder,
     NodeKey,
     NodePhase,
     Order,
     Phase,
-    ProbeOrder,
     PublishOrder,
-    Reached,
-    Ready,
     RunOrder,
     Started,
     StopOrder,
 )
-from trainforge.config.result import JobRecord
-from trainforge.executor import checkout, data, environment, launch, rendezvous, supervisor
+from trainforge.executor import launch
+from trainforge.executor.barrier import Barrier
 from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.follow import Follower
 from trainforge.executor.journal import Journal
 from trainforge.executor.metrics import Patterns
 from trainforge.executor.orders import OrderBook
+from trainforge.executor.preparation import Preparation, Prepared
 from trainforge.executor.publishing import Publishing
+from trainforge.executor.services import Services
 from trainforge.executor.supervise import Supervised
 from trainforge.executor.training import Watch
 
@@ -62,32 +59,8 @@ SETUP_S = 3600.0  # until the manifest, which may say otherwise, has been read
 Body = TypeVar("Body")
 
 
-class Services(Protocol):
-    """What a node needs of the executor around it."""
-
-    @property
-    def data_dir(self) -> Path: ...
-    @property
-    def advertise(self) -> list[str]: ...
-    @property
-    def environment_mode(self) -> str: ...
-    @property
-    def allow_file(self) -> bool: ...
-    def credential(self, node: NodeKey) -> GitCredential | None: ...
-    def record(self, node: NodeKey) -> JobRecord: ...
-    def trusted(self) -> bool: ...
-    def said(self) -> None: ...
-
-
 class Closing(Exception):  # noqa: N818
     """The executor is going away; the node stays as it is for the next one."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    manifest: Manifest
-    python: str
-    data: Path
 
 
 class Node(threading.Thread):
@@ -110,7 +83,8 @@ class Node(threading.Thread):
         self._abandoned = False
         self._local_stop: StopOrder | None = None
         self._orders: list[Order] = book.read(key)
-        self._listener: rendezvous.Listener | None = None
+        self.preparation = Preparation(self.key, self.folder, self.order, services, self._phase)
+        self.barrier = Barrier(self.key.rank, self.journal, services.advertise, self._phase)
 
     # --- what others may call --------------------------------------------------------------------------
 
@@ -175,8 +149,7 @@ class Node(threading.Thread):
         except Exception:  # the process boundary of one node: the others go on
             log.exception("node %s failed", self.key)
         finally:
-            if self._listener:
-                self._listener.close()
+            self.barrier.close()
             if self._abandoned:
                 self._forget()
             self.journal.close()
@@ -245,78 +218,11 @@ class Node(threading.Thread):
     # --- preparing -------------------------------------------------------------------------------------
 
     def _prepare(self) -> Prepared:
-        kept = self.folder / "manifest.yaml"
         if self.supervised.begun:  # a training that may be running is adopted, nothing is prepared again
-            return Prepared(self._parse(kept.read_bytes()), "", Path())
-        begun = time.monotonic()
-        setup = Setup(self.folder / "setup.log", begun + SETUP_S, self._tick)
+            return Prepared(self.preparation.kept_manifest(), "", Path())
+        setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick)
         self.follower.add(setup.log, -1, "setup")
-        setup.check()
-        self._phase("checkout")
-        data_dir = self.services.data_dir
-        mirror = checkout.fetch(
-            data_dir / "mirrors",
-            self.order,
-            setup,
-            lambda: self.services.credential(self.key),
-            lambda detail: self._phase("checkout", detail),
-            allow_file=self.services.allow_file,
-        )
-        content = checkout.read_manifest(mirror, self.order)
-        kept.write_bytes(content)
-        manifest = self._parse(content)
-        setup.deadline = begun + manifest.timeout.setup
-        checkout.work_tree(mirror, self.order, self.folder / "work")
-        self._check_script(manifest)
-        setup.check()
-        self._phase("environment")
-        python = self._environment(manifest, setup)
-        self._phase("data")
-        folder = data.prepare(manifest, data_dir / "cache" / "data", setup)
-        setup.check()
-        return Prepared(manifest, python, folder)
-
-    def _parse(self, content: bytes) -> Manifest:
-        manifest = apply_overrides(parse_manifest(content, self.order.manifest_path), self.order.overrides)
-        if self.services.environment_mode != "auto":
-            chosen = manifest.environment.model_copy(update={"mode": self.services.environment_mode})
-            manifest = manifest.model_copy(update={"environment": chosen})
-        return manifest
-
-    def _cwd(self, manifest: Manifest) -> Path:
-        work = (self.folder / "work").resolve()
-        cwd = (work / manifest.training.working_dir).resolve()
-        if not cwd.is_dir() or not cwd.is_relative_to(work):
-            raise NodeFailed(
-                f"training.working_dir: there is no folder {manifest.training.working_dir} in this commit",
-                code="script_missing",
-            )
-        return cwd
-
-    def _check_script(self, manifest: Manifest) -> None:
-        script = manifest.training.script
-        if script is not None and not (self._cwd(manifest) / script).is_file():
-            raise NodeFailed(
-                f"training.script: there is no file {script} in this commit", code="script_missing"
-            )
-
-    def _environment(self, manifest: Manifest, setup: Setup) -> str:
-        done = self.folder / "environment.json"
-        if done.exists():
-            python = str(json.loads(done.read_text())["python"])
-            if os.access(python, os.X_OK):
-                return python
-        cwd = self._cwd(manifest)
-        cache = self.services.data_dir / "cache" / "environments"
-        chosen = environment.prepare(manifest, cwd, cache, setup, os.environ)
-        env = launch.base_environment(os.environ)
-        env["PATH"] = f"{Path(chosen.python).parent}:{env.get('PATH', '/usr/bin:/bin')}"
-        env |= {name: str(value) for name, value in manifest.training.env.items()}
-        for command in manifest.training.setup:
-            setup.say(f"$ {command}")
-            setup.run(["/bin/sh", "-c", command], cwd=cwd, env=env, code="environment_failed")
-        supervisor.write_atomically(done, asdict(chosen))
-        return chosen.python
+        return self.preparation.run(setup)
 
     # --- the barrier -----------------------------------------------------------------------------------
 
@@ -325,56 +231,15 @@ class Node(threading.Thread):
         if self.supervised.begun:
             return None
         if self.order.nodes == 1:
-            if self.journal.find("ready") is None:
-                self._phase("ready")
-                self.journal.append("ready", Ready())
+            self.barrier.ready()
             return None
-        if self.key.rank == 0:
-            self._listen(prepared.manifest.distributed.port or 0)
-        elif self.journal.find("ready") is None:
-            self._phase("ready")
-            self.journal.append("ready", Ready())
-        probed: set[str] = set()
+        self.barrier.open(prepared.manifest.distributed.port or 0)
         while (order := self._newest(LaunchOrder)) is None:
             if self._stop_order() is not None:
                 raise Interrupted
-            self._probe(probed)
+            self.barrier.probe(self._orders)
             self._wait(30)
-        self._close_listener()
-        return launch.Meeting(order.master_address, order.master_port, self._interface(order.master_address))
-
-    def _listen(self, port: int) -> None:
-        """Open rank 0's port; after a restart the same one again, since the others may know it."""
-        said = self.journal.find("ready")
-        if said is not None:
-            known = Ready.model_validate(said.data)
-            self._listener = rendezvous.Listener(known.port, known.nonce)
-            return
-        try:
-            self._listener = rendezvous.Listener(port)
-        except OSError as error:
-            raise NodeFailed(
-                f"port {port} cannot be opened: {error.strerror}", code="rendezvous_unreachable"
-            ) from error
-        self._phase("ready")
-        self.journal.append("ready", rendezvous.ready(self._listener, self.services.advertise))
-
-    def _probe(self, probed: set[str]) -> None:
-        for order in self._orders:
-            if isinstance(order.body, ProbeOrder) and order.id not in probed:
-                probed.add(order.id)
-                self.journal.append("reached", rendezvous.probe(order.body))
-
-    def _interface(self, address: str) -> str:
-        """The interface through which this node meets the others."""
-        said = self.journal.find("reached")
-        source = Reached.model_validate(said.data).reached.get(address, "") if said else address
-        return rendezvous.interface_of(source or rendezvous.source_for(address))
-
-    def _close_listener(self) -> None:
-        if self._listener:
-            self._listener.close()
-            self._listener = None
+        return self.barrier.meeting(order)
 
     # --- training --------------------------------------------------------------------------------------
 
@@ -414,7 +279,6 @@ class Node(threading.Thread):
                 deadline=time.time() + run_limit if run_limit else 0.0,
             )
         )
-        self._cwd(manifest)
         self.supervised.prepare(planned, timeout_s=run_limit, grace_s=manifest.timeout.grace)
 
     def _folders(self, manifest: Manifest, data_folder: Path) -> launch.Folders:
@@ -422,7 +286,7 @@ class Node(threading.Thread):
         kept = self.services.data_dir / "checkpoints" / self.key.job
         for folder in (run, output, kept):
             folder.mkdir(parents=True, exist_ok=True)
-        usual = self._cwd(manifest) / manifest.checkpoint.dir
+        usual = self.preparation.working_folder(manifest) / manifest.checkpoint.dir
         if not usual.exists():
             usual.parent.mkdir(parents=True, exist_ok=True)
             usual.symlink_to(kept)
@@ -459,10 +323,9 @@ class Node(threading.Thread):
         return self.journal.find("published") is not None or self.journal.find("finished") is not None
 
     def _publish(self, order: PublishOrder) -> None:
-        kept = self.folder / "manifest.yaml"
         manifest: Manifest | None = None
         with contextlib.suppress(OSError, TrainForgeError):
-            manifest = self._parse(kept.read_bytes())
+            manifest = self.preparation.kept_manifest()
         publishing = Publishing(
             key=self.key,
             folder=self.folder,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pydantic import BaseModel
 
@@ -21,7 +20,6 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import (
     Finished,
-    GitCredential,
     NodeKey,
     NodePhase,
     Published,
@@ -33,6 +31,7 @@ from trainforge.config.result import Artifact, JobRecord, commit_message, result
 from trainforge.config.result_index import shared_files
 from trainforge.executor import collect, environment
 from trainforge.executor.journal import Journal
+from trainforge.executor.services import Services
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.hooks.results import write_result
 
@@ -74,16 +73,6 @@ def gather(folder: Path, manifest: Manifest | None) -> Gathered:
     aside.write_text(gathered.model_dump_json())
     aside.replace(done)
     return gathered
-
-
-class Services(Protocol):
-    @property
-    def data_dir(self) -> Path: ...
-    @property
-    def allow_file(self) -> bool: ...
-    def credential(self, node: NodeKey) -> GitCredential | None: ...
-    def record(self, node: NodeKey) -> JobRecord: ...
-    def trusted(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -161,14 +150,15 @@ class Publishing:
             allow_file=self.services.allow_file,
             before_push=self._before_push,
         )
-        failpoint("executor.pushed")
+        if not written.already:
+            failpoint("executor.pushed")
         return Published(
             branch=self.order.results_branch, path=folder, commit=written.commit, outcome=record.outcome
         )
 
     def _before_push(self) -> None:
-        failpoint("executor.push")
         self._still_mine()
+        failpoint("executor.push")
 
     def _still_mine(self) -> None:
         """A push is only for who holds the lease: past it another executor may be running the job."""

@@ -1,7 +1,8 @@
-"""The gang barrier's network half: rank 0 listens, the others prove that they reach it.
+"""The gang barrier's network half: every node listens, and each pair proves that it can meet.
 
 The listener answers every connection with a nonce, so that a probe that ends at somebody else's port (its
-own loopback, for one) is not taken for a success. It holds the port until training needs it.
+own loopback, for one) is not taken for a success. It holds the port until training needs it. All pairs are
+tried, not only those with rank 0: gloo connects every process with every other.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import socket
 import struct
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import psutil
 
-from trainforge.config.messages import ProbeOrder, Reached, Ready
+from trainforge.config.messages import Peer, ProbeOrder, Reached, Ready
 
 PROBE_TIMEOUT_S = 5.0
 _NO_LINGER = struct.pack("ii", 1, 0)  # closing leaves no TIME_WAIT on the port that training will bind
 
 
 class Listener:
-    """Rank 0's open port, until `close`."""
+    """A node's open port, until `close`."""
 
     def __init__(self, port: int = 0, nonce: str = "") -> None:
         self.nonce = nonce or secrets.token_hex(16)
@@ -89,24 +91,39 @@ def source_for(address: str) -> str:
 
 
 def probe(order: ProbeOrder, timeout: float = PROBE_TIMEOUT_S) -> Reached:
-    """Try every address at once; which answered with the nonce, and what went wrong with the others."""
-    reached: dict[str, str] = {}
-    failures: dict[str, str] = {}
-    threads = []
-    for address in order.addresses[:32]:
-        arguments = (address, order, timeout, reached, failures)
-        threads.append(threading.Thread(target=_probe_one, args=arguments, daemon=True))
-        threads[-1].start()
+    """Try all addresses at once; which answered with the nonce, and what went wrong with the others."""
+    found = [_Found(peer, {}, {}) for peer in (order, *order.peers.values())]
+    threads = [
+        threading.Thread(target=_probe_one, args=(address, each, timeout), daemon=True)
+        for each in found
+        for address in each.peer.addresses[:32]
+    ]
+    for thread in threads:
+        thread.start()
     for thread in threads:
         thread.join(timeout * 2 + 1)
-    kept = [address for address in order.addresses if address in reached]
-    return Reached(reached={address: reached[address] for address in kept}, failures=dict(failures))
+    first, *others = found
+    kept = [address for address in order.addresses if address in first.reached]
+    return Reached(
+        reached={address: first.reached[address] for address in kept},
+        failures=dict(first.failures),
+        unmet={
+            rank: dict(each.failures)
+            for rank, each in zip(order.peers, others, strict=True)
+            if not each.reached
+        },
+    )
 
 
-def _probe_one(
-    address: str, order: ProbeOrder, timeout: float, reached: dict[str, str], failures: dict[str, str]
-) -> None:
-    port, nonce = order.port, order.nonce
+@dataclass(frozen=True)
+class _Found:
+    peer: Peer
+    reached: dict[str, str]
+    failures: dict[str, str]
+
+
+def _probe_one(address: str, found: _Found, timeout: float) -> None:
+    port, nonce = found.peer.port, found.peer.nonce
     try:
         with socket.create_connection((address, port), timeout=timeout) as connection:
             connection.settimeout(timeout)
@@ -114,8 +131,8 @@ def _probe_one(
             while len(answer) < len(nonce) + 1 and (part := connection.recv(256)):
                 answer += part
             if secrets.compare_digest(answer.strip(), nonce.encode()):
-                reached[address] = str(connection.getsockname()[0])
+                found.reached[address] = str(connection.getsockname()[0])
             else:
-                failures[address] = f"somebody else answers at port {port}"
+                found.failures[address] = f"somebody else answers at port {port}"
     except OSError as error:
-        failures[address] = f"{error.strerror or error} (port {port})"
+        found.failures[address] = f"{error.strerror or error} (port {port})"

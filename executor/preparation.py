@@ -1,0 +1,110 @@
+"""What a node does before it is ready: checkout, environment, data. Each may be done again at no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainforge.config.errors import NodeFailed
+from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
+from trainforge.config.messages import NodeKey, NodePhase, RunOrder
+from trainforge.executor import checkout, data, environment, launch, supervisor
+from trainforge.executor.commands import Setup
+from trainforge.executor.services import Services
+
+MANIFEST = "manifest.yaml"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    manifest: Manifest
+    python: str
+    data: Path
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One node's; `phase` is told of each step as it begins."""
+
+    key: NodeKey
+    folder: Path
+    order: RunOrder
+    services: Services
+    phase: Callable[[NodePhase, str], None]
+
+    def run(self, setup: Setup) -> Prepared:
+        begun = time.monotonic()
+        setup.check()
+        manifest = self._checkout(setup)
+        setup.deadline = begun + manifest.timeout.setup
+        setup.check()
+        self.phase("environment", "")
+        python = self._environment(manifest, setup)
+        self.phase("data", "")
+        folder = data.prepare(manifest, self.services.data_dir / "cache" / "data", setup)
+        setup.check()
+        return Prepared(manifest, python, folder)
+
+    def kept_manifest(self) -> Manifest:
+        """The manifest as it was checked out."""
+        return self._parse((self.folder / MANIFEST).read_bytes())
+
+    def working_folder(self, manifest: Manifest) -> Path:
+        work = (self.folder / "work").resolve()
+        cwd = (work / manifest.training.working_dir).resolve()
+        if not cwd.is_dir() or not cwd.is_relative_to(work):
+            raise NodeFailed(
+                f"training.working_dir: there is no folder {manifest.training.working_dir} in this commit",
+                code="script_missing",
+            )
+        return cwd
+
+    def _checkout(self, setup: Setup) -> Manifest:
+        self.phase("checkout", "")
+        mirror = checkout.fetch(
+            self.services.data_dir / "mirrors",
+            self.order,
+            setup,
+            lambda: self.services.credential(self.key),
+            lambda detail: self.phase("checkout", detail),
+            allow_file=self.services.allow_file,
+        )
+        content = checkout.read_manifest(mirror, self.order)
+        (self.folder / MANIFEST).write_bytes(content)
+        manifest = self._parse(content)
+        checkout.work_tree(mirror, self.order, self.folder / "work")
+        script = manifest.training.script
+        if script is not None and not (self.working_folder(manifest) / script).is_file():
+            raise NodeFailed(
+                f"training.script: there is no file {script} in this commit", code="script_missing"
+            )
+        return manifest
+
+    def _parse(self, content: bytes) -> Manifest:
+        manifest = apply_overrides(parse_manifest(content, self.order.manifest_path), self.order.overrides)
+        if self.services.environment_mode != "auto":
+            chosen = manifest.environment.model_copy(update={"mode": self.services.environment_mode})
+            manifest = manifest.model_copy(update={"environment": chosen})
+        return manifest
+
+    def _environment(self, manifest: Manifest, setup: Setup) -> str:
+        done = self.folder / "environment.json"
+        if done.exists():
+            python = str(json.loads(done.read_text())["python"])
+            if os.access(python, os.X_OK):
+                return python
+        cwd = self.working_folder(manifest)
+        cache = self.services.data_dir / "cache" / "environments"
+        chosen = environment.prepare(manifest, cwd, cache, setup, os.environ)
+        env = launch.base_environment(os.environ)
+        env["PATH"] = f"{Path(chosen.python).parent}:{env.get('PATH', '/usr/bin:/bin')}"
+        env |= {name: str(value) for name, value in manifest.training.env.items()}
+        for command in manifest.training.setup:
+            setup.say(f"$ {command}")
+            setup.run(["/bin/sh", "-c", command], cwd=cwd, env=env, code="environment_failed")
+        supervisor.write_atomically(done, asdict(chosen))
+        return chosen.python
