@@ -105,6 +105,19 @@ class LookAtRemote:
 
 
 @dataclass(frozen=True)
+class FindResult:
+    """Nobody can publish what the training wrote: if the remote has no result, blame this on the attempt."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reopen:
+    """Take back the end that was decided: the job is tried again."""
+
+
+@dataclass(frozen=True)
 class Block:
     """The remote refuses the result for good."""
 
@@ -118,7 +131,8 @@ class Finish:
     reason: str = ""
 
 
-Step = SetState | Place | Give | MarkAttempt | Blame | Decide | PublishHere | LookAtRemote | Block | Finish
+RemoteStep = PublishHere | LookAtRemote | FindResult
+Step = SetState | Place | Give | MarkAttempt | Blame | Decide | Reopen | RemoteStep | Block | Finish
 
 
 # --- the decision ---------------------------------------------------------------------------------------
@@ -159,7 +173,7 @@ def _stop(job: JobFacts, policy: Policy, now: float) -> list[Step]:
     attempt = job.attempt
     if attempt is None or not attempt.live:
         return [decision]
-    if all(node.ended is not None and not node.ended.code for node in attempt.nodes):
+    if not attempt.code and all(node.ended is not None and not node.ended.code for node in attempt.nodes):
         return [Decide("completed")]
     # Past its lease an executor may not publish any more: no need to wait until it counts as lost.
     left = [
@@ -263,14 +277,21 @@ def _unwind(
     alive = [node for node in attempt.nodes if _training(node) and node.rank not in failures]
     if alive:
         return _stop_orders(alive, stop_code, stop_reason, policy)
-    again: list[Step] = [SetState("dispatching")] if job.state == "running" else []
     if code == OFFER_EXPIRED:
-        return [*_give_up(attempt), MarkAttempt("superseded", "", reason), *again]
+        return [*_give_up(attempt), MarkAttempt("superseded", "", reason), *_again(job)]
     if policy.may_retry(code, job.tried):
-        state = "lost" if code == "lost" else "failed"
-        return [*_give_up(attempt), MarkAttempt(state, code, reason), *again]
+        return _try_again(job, attempt, code, reason)
     meaning = REASONS[code].meaning if code in REASONS else code
     return [Decide("failed", code, reason or meaning)]
+
+
+def _try_again(job: JobFacts, attempt: AttemptFacts, code: str, reason: str) -> list[Step]:
+    state = "lost" if code == "lost" else "failed"
+    return [*_give_up(attempt), MarkAttempt(state, code, reason), *_again(job)]
+
+
+def _again(job: JobFacts) -> list[Step]:
+    return [SetState("dispatching")] if job.state == "running" else []
 
 
 def _cause(attempt: AttemptFacts, failures: dict[int, tuple[str, str]]) -> tuple[str, str, str, str]:
@@ -317,16 +338,43 @@ def _publish(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa: 
     first = attempt.nodes[0]
     if first.published is not None:
         return [LookAtRemote(first.published.commit)]
-    if first.finished is not None and first.finished.state == "failed":
-        if first.finished.code == "publish_blocked":
-            return [Block(first.finished.reason)]
-        return [PublishHere()]
-    gone = first.ended is None or first.revoked or now > first.lease_until + policy.lost_after
-    if gone or "publish" in first.refused:
+    if first.finished is not None and first.finished.code == "publish_blocked":
+        return [Block(first.finished.reason)]
+    gone = _gone(first, policy, now)
+    if job.ending == "completed" and (gone is not None or attempt.code):
+        return _without_result(job, attempt, policy, gone)
+    if gone is not None:
         return [PublishHere()]
     if "publish" in first.ordered:
         return []
     return [Give(0, PublishOrder(outcome=job.ending, code=job.code, reason=job.reason))]
+
+
+def _gone(first: NodeFacts, policy: Policy, now: float) -> tuple[str, str] | None:
+    """Why rank 0's executor will not publish, as code and reason; None while it may."""
+    if first.finished is not None and first.finished.state == "failed":
+        return first.finished.code or "internal", f"{first.name} cannot publish: {first.finished.reason}"
+    if "publish" in first.refused:
+        return "lost", f"{first.name} refuses to publish: {first.refused['publish']}"
+    if first.revoked:
+        return "lost", f"{first.name} was removed from this sender before it published"
+    if first.ended is None or now > first.lease_until + policy.lost_after:
+        return "lost", f"{first.name} was not heard of any more before it published"
+    return None
+
+
+def _without_result(
+    job: JobFacts, attempt: AttemptFacts, policy: Policy, gone: tuple[str, str] | None
+) -> list[Step]:
+    """What the training wrote is on rank 0's machine alone: without it the job is not completed.
+
+    It may have published without being able to say so, hence the look at the remote first.
+    """
+    if not attempt.code and gone is not None:
+        return [FindResult(*gone)]
+    if policy.may_retry(attempt.code, job.tried):
+        return [Reopen(), *_try_again(job, attempt, attempt.code, attempt.reason)]
+    return [Decide("failed", attempt.code, attempt.reason)]
 
 
 def _forget(job: JobFacts, outcome: Outcome) -> list[Step]:

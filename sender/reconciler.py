@@ -43,7 +43,7 @@ class Round:
 
     again: bool = False
     freed: bool = False
-    remote: life.PublishHere | life.LookAtRemote | None = None
+    remote: life.RemoteStep | None = None
 
 
 def online_for(sender: Sender) -> float:
@@ -114,12 +114,8 @@ class Reconciler:
     def _round(self, job: str) -> Round:
         """One look, and its steps."""
         sender = self._sender
-        facts, row = sender.store.facts(job)
-        manifest = publisher.manifest_of(row)
-        if manifest is None and not facts.manifest_problem:
-            facts = replace(facts, manifest_problem="the manifest can no longer be used")
-        steps = life.next_steps(facts, self._policy(manifest), sender.now())
-        outside = [s for s in steps if isinstance(s, life.Place | life.PublishHere | life.LookAtRemote)]
+        facts, row, manifest, steps = self._steps(job)
+        outside = [step for step in steps if isinstance(step, life.Place | life.RemoteStep)]
         inside = [step for step in steps if step not in outside]
         if inside:
             told = sender.store.apply(facts, inside, sender.now())
@@ -132,6 +128,13 @@ class Reconciler:
         if isinstance(outside[0], life.Place):
             return Round(again=manifest is not None and self._place(facts, row, manifest))
         return Round(remote=outside[0])
+
+    def _steps(self, job: str) -> tuple[JobFacts, RowMapping, Manifest | None, list[life.Step]]:
+        facts, row = self._sender.store.facts(job)
+        manifest = publisher.manifest_of(row)
+        if manifest is None and not facts.manifest_problem:
+            facts = replace(facts, manifest_problem="the manifest can no longer be used")
+        return facts, row, manifest, life.next_steps(facts, self._policy(manifest), self._sender.now())
 
     def _policy(self, manifest: Manifest | None) -> Policy:
         settings = self._sender.settings
@@ -187,7 +190,7 @@ class Reconciler:
 
     # --- what talks to a remote -------------------------------------------------------------------------
 
-    def _begin_remote(self, job: str, step: life.PublishHere | life.LookAtRemote) -> None:
+    def _begin_remote(self, job: str, step: life.RemoteStep) -> None:
         moment, _ = self._pauses.get(job, (0.0, 0))
         if job in self._remote or time.monotonic() < moment or self._sender.stopping:
             return
@@ -195,7 +198,7 @@ class Reconciler:
         self._remote[job] = task
         task.add_done_callback(lambda _: self._remote.pop(job, None))
 
-    async def _do_remote(self, job: str, step: life.PublishHere | life.LookAtRemote) -> None:
+    async def _do_remote(self, job: str, step: life.RemoteStep) -> None:
         """Publish or look; the outcome becomes a fact, a failure a pause."""
         sender = self._sender
         try:
@@ -203,7 +206,7 @@ class Reconciler:
                 found: Any = await asyncio.to_thread(publisher.publish, sender, job)
             else:
                 found = await asyncio.to_thread(publisher.look, sender, job)
-            if found is None:
+            if found is None and isinstance(step, life.LookAtRemote):
                 raise TrainForgeError("the result is said to be published, but it is not on the remote")
         except TrainForgeError as error:
             await self._remote_failed(job, error)
@@ -212,10 +215,18 @@ class Reconciler:
             await self._remote_failed(job, TrainForgeError(f"TrainForge itself failed: {error}"))
             raise
         else:
-            result, artifacts = found
-            await asyncio.to_thread(sender.store.note_result, job, result, artifacts)
+            if found is not None:
+                await asyncio.to_thread(sender.store.note_result, job, *found)
+            elif isinstance(step, life.FindResult):
+                await asyncio.to_thread(self._blame, job, step)
             self._pauses.pop(job, None)
             sender.wake(job)
+
+    def _blame(self, job: str, step: life.FindResult) -> None:
+        """The remote has no result: hold that against the attempt, unless somebody was heard meanwhile."""
+        facts, _, _, steps = self._steps(job)
+        if step in steps:
+            self._sender.store.apply(facts, [life.Blame(step.code, step.reason)], self._sender.now())
 
     async def _remote_failed(self, job: str, error: TrainForgeError) -> None:
         sender = self._sender

@@ -98,6 +98,8 @@ class JobStore(Database):
                 self._withdraw(c, job, now, ("run", "probe", "launch"))
                 self.note(c, job.id, "state", f"will end {outcome}" + (f": {reason}" if reason else ""), now)
                 return {"ending": outcome, "code": code, "reason": reason, "waiting": {}}
+            case life.Reopen():
+                return {"ending": None, "code": "", "reason": ""}
             case life.Block(words):
                 return {"publish_blocked": words}
             case life.Finish(state, code, reason):

@@ -188,3 +188,22 @@ def test_a_lost_node_is_replaced_by_another_machine(core: Core, tmp_path: Path) 
     path = f"/v1/nodes/{node.job}/{node.attempt}/{node.rank}/journal"
     batch = journal_batch(orders[lost][0].token, 0, ("ended", {"exit_code": 0}))
     assert lost.request("POST", path, json.dumps(batch).encode()).status_code == 409
+
+
+def test_a_training_that_ended_well_is_repeated_when_its_files_are_lost(core: Core, tmp_path: Path) -> None:
+    first, second = core.executor("alpha"), core.executor("beta")
+    job = core.push_job(tmp_path)
+    core.wait_state(job, "dispatching")
+    orders = {executor: executor.claim(wait_s=0) for executor in (first, second)}
+    lost, other = (first, second) if orders[first] else (second, first)
+    lost.journal(orders[lost][0].node, ("started", {"argv": [], "processes": 1, "pid": 7}))
+    lost.journal(orders[lost][0].node, ("ended", {"exit_code": 0}))
+    wait_for("the end", lambda: core.job(job)["ending"] == "completed", 20)
+    start = core.sender.now()
+    core.sender.clock = lambda: start + 1000
+    other.heartbeat()
+    run = other.take("run")
+    assert run.node.attempt == 2
+    other.journal(run.node, ("started", {"argv": [], "processes": 1, "pid": 8}), ("ended", {"exit_code": 0}))
+    commit = other.publish(other.take("publish"), run)
+    assert core.wait_state(job, "completed")["result_commit"] == commit
