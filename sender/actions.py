@@ -101,7 +101,9 @@ def register(sender: Sender, url: str, name: str | None) -> Repo:
     return sender.store.add_repository(repo, sender.now())
 
 
-def make_plan(sender: Sender, manifest: str, overrides: dict[str, Any]) -> dict[str, Any]:
+def make_plan(
+    sender: Sender, manifest: str, overrides: dict[str, Any], executors: Sequence[str] = ()
+) -> dict[str, Any]:
     """What would happen to this manifest now.
 
     Raises:
@@ -109,7 +111,7 @@ def make_plan(sender: Sender, manifest: str, overrides: dict[str, Any]) -> dict[
     """
     wanted = apply_overrides(parse_manifest(manifest), overrides)
     machines = sender.store.machines(sender.now(), sender.queries.online_for)
-    found = plan(wanted, machines)
+    found = plan(wanted, machines, chosen=executors)
     inactive = wanted.inactive()
     if isinstance(found, Plan):
         return {"plan": found.as_dict(), "waiting": {}, "inactive": inactive}
@@ -126,6 +128,13 @@ def invite(sender: Sender) -> dict[str, Any]:
 def login_link(sender: Sender) -> str:
     """Logs one browser in, once."""
     return f"{sender.base_url}/login?link={sender.people.new_link(sender.now())}"
+
+
+def drain_executor(sender: Sender, which: str, drained: bool) -> ExecutorView:
+    """Raises NotFound."""
+    found = sender.queries.executor(which, sender.now())
+    registry.drain_executor(sender, found.id, drained)
+    return sender.queries.executor(found.id, sender.now())
 
 
 def remove_executor(sender: Sender, which: str) -> ExecutorView:

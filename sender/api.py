@@ -168,6 +168,13 @@ async def remove_executor(request: Request) -> Response:
     return dump(await in_thread(actions.remove_executor, _sender(request), named))
 
 
+async def drain_executor(request: Request) -> Response:
+    """Also `undrain`, by the last part of the path."""
+    await read_model(request, Ask)
+    named, drained = request.path_params["executor"], request.url.path.endswith("/drain")
+    return dump(await in_thread(actions.drain_executor, _sender(request), named, drained))
+
+
 async def new_join_token(request: Request) -> Response:
     await read_model(request, Ask)
     return dump(await in_thread(actions.invite, _sender(request)))
@@ -230,6 +237,8 @@ routes = [
     Route("/executors", list_executors),
     Route("/executors/{executor}", show_executor),
     Route("/executors/{executor}", remove_executor, methods=["DELETE"]),
+    Route("/executors/{executor}/drain", drain_executor, methods=["POST"]),
+    Route("/executors/{executor}/undrain", drain_executor, methods=["POST"]),
     Route("/join-tokens", new_join_token, methods=["POST"]),
     Route("/login-links", new_login_link, methods=["POST"]),
     Route("/repositories", list_repositories),

@@ -39,6 +39,8 @@ class Sender:
     # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).
     changed: set[str] = field(default_factory=set)
     delivered: dict[str, float] = field(default_factory=dict)
+    # Executors that are asked for a sign of life: their waiting claims are answered at once.
+    asked: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property

@@ -59,14 +59,17 @@ async def accept(sender: Sender, executor: str, orders: Sequence[str]) -> None:
 
 
 async def claim(sender: Sender, member: Member, said: Claim) -> ClaimReply:
-    """Orders for this executor, bound to its challenge; waits for some as long as it asks to."""
+    """Orders for this executor, bound to its challenge; waits for some as long as it asks to.
+
+    Who is asked for a sign of life is answered at once, and so comes again at once.
+    """
     await accept(sender, member.id, said.accepted)
     deadline = time.monotonic() + said.wait_s
     with sender.bell.listen(orders_key(member.id)) as listener:
         while True:
             orders, again_in = _due(sender, await asyncio.to_thread(sender.store.open_orders, member.id))
             left = deadline - time.monotonic()
-            if orders or left <= 0 or sender.stopping:
+            if orders or left <= 0 or sender.stopping or member.id in sender.asked:
                 break
             await listener.wait(min(left, again_in))
     return ClaimReply(orders=[_sign(sender, member.id, order, said.challenge) for order in orders])

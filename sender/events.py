@@ -303,7 +303,15 @@ def _announce(sender: Sender, jobs: Sequence[NewJob]) -> None:
 # --- jobs that somebody asks for --------------------------------------------------------------------------
 
 
-def request_job(
+def request_job(sender: Sender, repository: str, commit: str, **asked: Any) -> str:
+    """Make the job that `draft_job` drafts from the same arguments; gives its id, also when it existed."""
+    event, job = draft_job(sender, repository, commit, **asked)
+    sender.store.record_request(event, [job], sender.now())
+    _announce(sender, [job])
+    return job.id
+
+
+def draft_job(
     sender: Sender,
     repository: str,
     commit: str,
@@ -315,8 +323,8 @@ def request_job(
     rerun: str = "",
     rerun_of: str = "",
     source: str = "submit",
-) -> str:
-    """Make a job for a commit that is on the remote; gives its id, also when it existed.
+) -> tuple[NewEvent, NewJob]:
+    """A job for a commit that is on the remote, as it would be made.
 
     Raises:
         TrainForgeError: no such repository, commit, manifest or executor; ManifestError for overrides.
@@ -343,10 +351,7 @@ def request_job(
         place, info, file, ref=ref, source=source, rerun=rerun or _variant(overrides, chosen),
         rerun_of=rerun_of, overrides=overrides, executors=chosen,
     )  # fmt: skip
-    event = NewEvent(source, repo.id, repo.name, "job", ref=ref, new=commit)
-    sender.store.record_request(event, [job], sender.now())
-    _announce(sender, [job])
-    return job.id
+    return NewEvent(source, repo.id, repo.name, "job", ref=ref, new=commit), job
 
 
 def retry_job(sender: Sender, job: str, source: str = "retry") -> str:

@@ -32,6 +32,11 @@ def orders_key(executor: str) -> str:
     return f"orders:{executor}"
 
 
+def seen_key(executor: str) -> str:
+    """Rung whenever this executor has proved that it speaks."""
+    return f"seen:{executor}"
+
+
 class Listener:
     """One waiter; remembers rings between its creation and its `wait`."""
 

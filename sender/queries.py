@@ -211,7 +211,7 @@ class Queries:
             status = "revoked"
         elif seen is None or now - seen > self.online_for:
             status = "offline"
-        elif row["draining"]:
+        elif row["draining"] or row["drained"]:
             status = "draining"
         elif len(jobs) >= capabilities.max_jobs:
             status = "busy"

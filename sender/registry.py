@@ -17,7 +17,7 @@ from trainforge.config.trust import (
     verify_request,
 )
 from trainforge.sender.context import Sender
-from trainforge.sender.notify import EXECUTORS
+from trainforge.sender.notify import EXECUTORS, seen_key
 from trainforge.sender.store_executors import Member
 
 JOIN_TOKEN_LIFE_S = 15 * 60
@@ -87,6 +87,7 @@ def authenticate(sender: Sender, *, authorization: str, method: str, path: str, 
     now = sender.now()
     if not sender.store.use_proof(member.id, claims.jti, now + MAX_LIFE_S + 2 * LEEWAY_S, now):
         raise NotTrusted("this proof was used before")
+    sender.bell.ring(seen_key(member.id))
     return member
 
 
@@ -109,5 +110,20 @@ def remove_executor(sender: Sender, executor: str) -> None:
         raise NotFound(
             f"no executor {executor} is known here", hint="`trainforge executor status` lists them"
         )
+    _changed(sender)
+
+
+def drain_executor(sender: Sender, executor: str, drained: bool) -> None:
+    """Have it finish what it trains and get no new jobs, or get them again.
+
+    Raises:
+        NotFound: no such executor, or removed already.
+    """
+    if not sender.store.drain(executor, drained):
+        raise NotFound(f"no executor {executor} is known here", hint="`trainforge executor list` lists them")
+    _changed(sender)
+
+
+def _changed(sender: Sender) -> None:
     sender.bell.ring(EXECUTORS)
     sender.wake()

@@ -57,6 +57,17 @@ meta = Table(
     Column("value", Text, nullable=False),
 )
 
+# Small things kept by name: planned jobs that wait to be confirmed, machines expected, preferences.
+documents = Table(
+    "documents",
+    metadata,
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("value", _json(), nullable=False),
+    Column("updated", Float, nullable=False),
+    PrimaryKeyConstraint("kind", "name"),
+)
+
 # --- what is watched, and what arrived ----------------------------------------------------------------
 
 repositories = Table(
@@ -310,7 +321,8 @@ executors = Table(
     Column("load", _json(), nullable=False),
     _text("endpoint"),  # empty: pull only
     Column("endpoint_seq", BigInteger, nullable=False, server_default="0"),
-    Column("draining", Boolean, nullable=False, server_default=text("false")),
+    Column("draining", Boolean, nullable=False, server_default=text("false")),  # as it says itself
+    Column("drained", Boolean, nullable=False, server_default=text("false")),  # as people asked of it
     Column("joined", Float, nullable=False),
     Column("last_seen", Float),
     Column("revoked", Float),

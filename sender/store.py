@@ -1,7 +1,7 @@
 """The sender's working memory: every method is one transaction, and nobody else writes these tables.
 
-The parts are by subject (`store_events`, `store_executors`, `store_jobs`, `store_journal`); this module
-joins them and brings the schema up to date.
+The parts are by subject (`store_documents`, `store_events`, `store_executors`, `store_jobs`,
+`store_journal`); this module joins them and brings the schema up to date.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import sqlalchemy as sa
 from trainforge.config.errors import SettingsError
 from trainforge.sender.database import database_url
 from trainforge.sender.migrate import migrate
+from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_events import EventStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_journal import JournalStore
 
 
-class Store(EventStore, ExecutorStore, JournalStore):
+class Store(DocumentStore, EventStore, ExecutorStore, JournalStore):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.

@@ -79,6 +79,7 @@ class ExecutorStore(Database):
                 "capabilities": request.capabilities.model_dump(mode="json"),
                 "joined": now,
                 "revoked": None,
+                "drained": False,
             }
             new = self.insert(table).values(id=executor, load={}, **values)
             c.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
@@ -101,6 +102,13 @@ class ExecutorStore(Database):
         with self.write() as c:
             gone = sa.update(table).where(table.c.id == executor, table.c.revoked.is_(None))
             return c.execute(gone.values(revoked=now, endpoint="")).rowcount == 1
+
+    def drain(self, executor: str, drained: bool) -> bool:
+        """Keep new jobs from this executor, or let them come again; whether it is one of ours."""
+        table = s.executors
+        with self.write() as c:
+            ours = sa.update(table).where(table.c.id == executor, table.c.revoked.is_(None))
+            return c.execute(ours.values(drained=drained)).rowcount == 1
 
     # --- heartbeats -------------------------------------------------------------------------------------
 
@@ -156,7 +164,7 @@ class ExecutorStore(Database):
                     name=row["name"],
                     capabilities=Capabilities.model_validate(row["capabilities"]),
                     online=seen is not None and now - seen <= online_for,
-                    draining=bool(row["draining"]),
+                    draining=bool(row["draining"] or row["drained"]),
                     revoked=row["revoked"] is not None,
                     jobs=len(mine),
                     gpus_taken=frozenset(gpu for node in mine for gpu in node.gpus),

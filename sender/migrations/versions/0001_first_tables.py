@@ -31,6 +31,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source", "delivery", name="pk_deliveries"),
     )
     op.create_table(
+        "documents",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.JSON(), nullable=False),
+        sa.Column("updated", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "name", name="pk_documents"),
+    )
+    op.create_table(
         "events",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("time", sa.Float(), nullable=False),
@@ -57,6 +65,7 @@ def upgrade() -> None:
         sa.Column("endpoint", sa.Text(), server_default="", nullable=False),
         sa.Column("endpoint_seq", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("draining", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("drained", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("joined", sa.Float(), nullable=False),
         sa.Column("last_seen", sa.Float(), nullable=True),
         sa.Column("revoked", sa.Float(), nullable=True),
