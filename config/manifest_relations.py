@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,8 +22,8 @@ from trainforge.config.manifest_models import (
     Timeout,
     Training,
 )
+from trainforge.config.matrix import expand
 
-MAX_CELLS = 256
 _ENTRIES = ("script", "command", "module")
 _HIGHER_IS_BETTER = ("acc", "auc", "f1", "precision", "recall", "bleu", "rouge", "score", "iou", "map", "r2")
 
@@ -172,11 +171,22 @@ def _direction(metrics: Metrics) -> Iterator[Fault]:
 
 
 def _matrix(strategy: Strategy) -> Iterator[Fault]:
-    cells = math.prod(len(values) for values in strategy.matrix.values()) + len(strategy.include)
-    if cells > MAX_CELLS:
-        about = (("strategy", "matrix"), ("strategy", "include"))
-        message = f"strategy.matrix: makes {min(cells, 10**9)} jobs or more, the most is {MAX_CELLS}"
-        yield Fault(("strategy", "matrix"), message, "leave values out", about)
+    about: tuple[Location, ...] = (("strategy", "matrix"), ("strategy", "include"), ("strategy", "exclude"))
+    place = ("strategy", "matrix" if strategy.matrix else "include")
+    for index, pattern in enumerate(strategy.exclude):
+        unknown = sorted(set(pattern) - set(strategy.matrix))
+        if (unknown and strategy.matrix) or not pattern:
+            named = f"{unknown[0]} is no parameter of the matrix" if unknown else "names no parameter"
+            message = f"strategy.exclude[{index}]: {named}"
+            yield Fault(("strategy", "exclude", index), message, "name parameters of strategy.matrix", about)
+    for index, cell in enumerate(strategy.include):
+        if not cell:
+            message = f"strategy.include[{index}]: names no parameter"
+            yield Fault(("strategy", "include", index), message, "give parameters values", about)
+    try:
+        expand(strategy)
+    except ValueError as error:
+        yield Fault(place, f"strategy.{place[1]}: {error}", "leave values out", about)
 
 
 def _grace(timeout: Timeout) -> Iterator[Fault]:

@@ -15,9 +15,10 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from trainforge.config.cron import parse_cron
 from trainforge.config.document import plain, spelling
 
 MAX_NODES = 1024
@@ -30,6 +31,7 @@ _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SIZE_PATTERN = r"^\d+(\.\d+)?\s*([KMGTP]i?B?|B)?$"
 _DURATION_PATTERN = r"^(\d+d)?(\d+h)?(\d+m)?(\d+(\.\d+)?s)?$"
+_CRON_HINT = 'try "0 3 * * 1"'
 _FORBIDDEN_ENV = re.compile(r"^(LD_|DYLD_|GIT_|TRAINFORGE_)")
 # torch's own description of the gang; the launcher sets these.
 _LAUNCHER_ENV = frozenset(
@@ -80,6 +82,14 @@ def _matching(pattern: str, what: str, hint: str = "") -> BeforeValidator:
 
     schema = Annotated[str, Field(pattern=f"^(?:{pattern})$")] | float
     return BeforeValidator(check, json_schema_input_type=schema)
+
+
+def _check_cron(value: str) -> str:
+    try:
+        parse_cron(value)
+    except ValueError as error:
+        raise expected(str(error), _CRON_HINT) from None
+    return value
 
 
 def _checked(check: Callable[[str], str | None], what: str) -> BeforeValidator:
@@ -176,7 +186,9 @@ PythonVersion = Annotated[
         "a Python version such as 3.12 or >=3.11",
     ),
 ]
-Cron = Annotated[str, _matching(r"\S+(\s+\S+){4}", "five cron fields", 'try "0 3 * * 1"')]
+Cron = Annotated[
+    str, _matching(r"\S+(\s+\S+){4}", "five cron fields", _CRON_HINT), AfterValidator(_check_cron)
+]
 Sha256 = Annotated[
     str, _matching(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits", "`sha256sum` prints them")
 ]
