@@ -83,6 +83,20 @@ repositories = Table(
     Column("primed", Boolean, nullable=False, server_default=text("false")),
     Column("checked", Float),
     _text("error"),
+    _text("scheduled"),  # the default branch's commit whose schedules were read
+)
+
+# The manifests of default branches that run at times; `handled` is the newest time that has led to jobs.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("repository_id", Text, ForeignKey("repositories.id", ondelete="CASCADE"), nullable=False),
+    Column("manifest_path", Text, nullable=False),
+    Column("ref", Text, nullable=False),
+    Column("commit", Text, nullable=False),
+    Column("crons", _json(), nullable=False),
+    Column("handled", Float, nullable=False),
+    PrimaryKeyConstraint("repository_id", "manifest_path"),
 )
 
 # The last commit of each branch that was handled: compared with the real heads, never with payloads.
@@ -145,9 +159,14 @@ jobs = Table(
     Column("overrides", _json(), nullable=False),
     Column("executors", _json(), nullable=False),  # ids chosen by hand; [] is any
     Column("priority", Integer, nullable=False, server_default="0"),
+    Column("cell", _json(), nullable=False),  # parameters that its matrix gave it; {} where there is none
+    _text("matrix"),  # the same for all jobs of one matrix
+    _text("concurrency"),  # group of the repository's jobs that run one after the other
+    Column("cancels", Boolean, nullable=False, server_default=text("false")),  # older ones of the group
     _text("rerun"),
     _text("rerun_of"),
     Column("created", Float, nullable=False),
+    Column("queued", Float),  # since when it waits for machines alone; null while for other jobs
     Column("started", Float),
     Column("ended", Float),
     Column("state", Text, nullable=False),
@@ -184,6 +203,9 @@ jobs = Table(
         postgresql_where=text("ended IS NULL"),
     ),
     Index("ix_jobs_commit", "repository_id", "commit"),
+    Index(
+        "ix_jobs_matrix", "matrix", sqlite_where=text("matrix <> ''"), postgresql_where=text("matrix <> ''")
+    ),
 )
 
 attempts = Table(

@@ -57,6 +57,10 @@ class NewJob:
     result_branch: str = ""
     priority: int = 0
     nodes: int = 1
+    cell: Mapping[str, Any] = field(default_factory=dict)
+    matrix: str = ""
+    concurrency: str = ""
+    cancels: bool = False
     rerun: str = ""
     rerun_of: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -205,13 +209,14 @@ class EventStore(Database):
     def _add_event(self, c: Connection, event: NewEvent, jobs: list[NewJob], now: float) -> None:
         values = {**asdict(event), "time": now, "jobs": [job.id for job in jobs]}
         event_id = c.execute(sa.insert(s.events).values(values).returning(s.events.c.id)).scalar_one()
-        for job in jobs:
-            self._add_job(c, job, event_id, now)
+        for position, job in enumerate(jobs):  # the cells of a matrix keep their order
+            self._add_job(c, job, event_id, now + position * 1e-6)
 
     def _add_job(self, c: Connection, job: NewJob, event_id: int, now: float) -> None:
         values = {
             **asdict(job),
             "event_id": event_id,
+            "cell": dict(job.cell),
             "overrides": dict(job.overrides),
             "executors": list(job.executors),
             "problems": [dict(problem) for problem in job.problems],

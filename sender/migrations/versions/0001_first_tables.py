@@ -113,6 +113,7 @@ def upgrade() -> None:
         sa.Column("primed", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("checked", sa.Float(), nullable=True),
         sa.Column("error", sa.Text(), server_default="", nullable=False),
+        sa.Column("scheduled", sa.Text(), server_default="", nullable=False),
         sa.CheckConstraint("kind IN ('builtin', 'remote', 'local')", name="ck_repositories_kind"),
         sa.PrimaryKeyConstraint("id", name="pk_repositories"),
         sa.UniqueConstraint("name", name="uq_repositories_name"),
@@ -153,9 +154,14 @@ def upgrade() -> None:
         sa.Column("overrides", sa.JSON(), nullable=False),
         sa.Column("executors", sa.JSON(), nullable=False),
         sa.Column("priority", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cell", sa.JSON(), nullable=False),
+        sa.Column("matrix", sa.Text(), server_default="", nullable=False),
+        sa.Column("concurrency", sa.Text(), server_default="", nullable=False),
+        sa.Column("cancels", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("rerun", sa.Text(), server_default="", nullable=False),
         sa.Column("rerun_of", sa.Text(), server_default="", nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("queued", sa.Float(), nullable=True),
         sa.Column("started", sa.Float(), nullable=True),
         sa.Column("ended", sa.Float(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
@@ -191,12 +197,36 @@ def upgrade() -> None:
     op.create_index("ix_jobs_commit", "jobs", ["repository_id", "commit"], unique=False)
     op.create_index("ix_jobs_created", "jobs", ["created"], unique=False)
     op.create_index(
+        "ix_jobs_matrix",
+        "jobs",
+        ["matrix"],
+        unique=False,
+        sqlite_where=sa.text("matrix <> ''"),
+        postgresql_where=sa.text("matrix <> ''"),
+    )
+    op.create_index(
         "ix_jobs_unfinished",
         "jobs",
         ["state"],
         unique=False,
         sqlite_where=sa.text("ended IS NULL"),
         postgresql_where=sa.text("ended IS NULL"),
+    )
+    op.create_table(
+        "schedules",
+        sa.Column("repository_id", sa.Text(), nullable=False),
+        sa.Column("manifest_path", sa.Text(), nullable=False),
+        sa.Column("ref", sa.Text(), nullable=False),
+        sa.Column("commit", sa.Text(), nullable=False),
+        sa.Column("crons", sa.JSON(), nullable=False),
+        sa.Column("handled", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["repository_id"],
+            ["repositories.id"],
+            name="fk_schedules_repository_id",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("repository_id", "manifest_path", name="pk_schedules"),
     )
     op.create_table(
         "attempts",
