@@ -22,6 +22,7 @@ from trainforge.config.errors import MessageInvalid, NotFound, NotTrusted, TooLa
 from trainforge.config.messages import JournalBatch, NodeKey
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.trust import MAX_TOKEN_BYTES, SigningKey, sign_request, verify_request
+from trainforge.executor.announce import Announcer
 from trainforge.executor.capabilities import capabilities, version_of
 from trainforge.executor.endpoint import EndpointFile
 from trainforge.executor.identity import ExecutorIdentity
@@ -53,6 +54,7 @@ class Door:
         self.node = node
         self.moved = moved
         self.file = EndpointFile(settings, identity, key)
+        self.announcer = Announcer(settings) if settings.endpoint_repository else None
         self._seen: dict[str, None] = {}
         self._closing = threading.Event()
         self._socket = socket.create_server((settings.host, settings.port))
@@ -76,9 +78,13 @@ class Door:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+        if self.announcer:
+            self.announcer.start()
 
     def close(self) -> None:
         self._closing.set()
+        if self.announcer:
+            self.announcer.close()
         self.server.should_exit = True
         for thread in self._threads:
             thread.join(5)
@@ -100,7 +106,9 @@ class Door:
                     has = capabilities(
                         self.settings.data_dir, labels=self.settings.labels, max_jobs=self.settings.max_jobs
                     )
-                    self.file.publish(url, self.port, has)
+                    endpoint = self.file.publish(url, self.port, has)
+                    if self.announcer:
+                        self.announcer.tell(endpoint)
                     log.info("reachable at %s", url)
                     self.moved()
             self._closing.wait(pause)

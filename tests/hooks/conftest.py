@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from hypothesis import settings
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
-from support.repositories import ENVIRONMENT, Project, Server
-from support.waiting import wait_for
+from support.repositories import ENVIRONMENT, Project, Server, serving_git
 from trainforge.hooks import git
-from trainforge.hooks.git_http import Access, GitHttpApp
 
 settings.register_profile("busy machines", deadline=None)
 settings.load_profile("busy machines")
@@ -38,17 +31,5 @@ def bare(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    served = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path / "served")
-    served.users["s3cret-pass"] = Access("me", write=True, create=True)
-    git_app = GitHttpApp(served.root, served.authorize, served.on_push)
-    app = Starlette(routes=[Mount("/git", app=git_app)])
-    runner = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
-    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]})
-    thread.start()
-    wait_for("server", lambda: runner.started)
-    yield served
-    runner.should_exit = True
-    thread.join(20)
-    listener.close()
-    assert not thread.is_alive()
+    with serving_git(tmp_path / "served") as served:
+        yield served

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
+import threading
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.types import Scope
 
-from trainforge.hooks.git_http import Access
+from support.waiting import wait_for
+from trainforge.hooks.git_http import Access, GitHttpApp
 
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
@@ -83,3 +90,24 @@ class Server:
     async def on_push(self, name: str) -> list[str]:
         self.pushed.append(name)
         return self.lines(name)
+
+
+@contextmanager
+def serving_git(root: Path) -> Iterator[Server]:
+    """The built-in git server over HTTP, on a port of its own."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    served = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", root)
+    served.users["s3cret-pass"] = Access("me", write=True, create=True)
+    git_app = GitHttpApp(served.root, served.authorize, served.on_push)
+    app = Starlette(routes=[Mount("/git", app=git_app)])
+    runner = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
+    thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]})
+    thread.start()
+    wait_for("server", lambda: runner.started)
+    try:
+        yield served
+    finally:
+        runner.should_exit = True
+        thread.join(20)
+        listener.close()
+        assert not thread.is_alive()

@@ -1,0 +1,54 @@
+"""Keeps a few small files on a branch that several writers share: compare-and-swap, never forced."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainforge.config.messages import GitCredential
+from trainforge.hooks.addresses import validate_branch, validate_folder, validate_url
+from trainforge.hooks.gitrun import GitRejected
+from trainforge.hooks.result_mirror import ResultMirror, Staging
+
+MAX_TRIES = 20
+MAX_FILE = 1024 * 1024
+
+
+def write_files(
+    mirror: Path,
+    url: str,
+    branch: str,
+    files: Mapping[str, bytes],
+    *,
+    message: str,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> str:
+    """Set these files on top of the branch, whoever else writes there; gives the commit that has them.
+
+    Raises:
+        GitRejected: others were faster at every one of the tries. GitError: as git says.
+    """
+    remote = validate_url(url, allow_file=allow_file)
+    target = ResultMirror(mirror, remote, validate_branch(branch), credential)
+    wanted = {validate_folder(path): content for path, content in files.items()}
+    for number in range(1, MAX_TRIES + 1):
+        tip = target.fetch_tip()
+        if tip and all(target.read(tip, path, MAX_FILE) == content for path, content in wanted.items()):
+            return tip
+        aside = Path(tempfile.mkdtemp(dir=mirror))
+        try:
+            staging = Staging.create(mirror.resolve(), aside.resolve())
+            commit = staging.make_commit(tip, {}, wanted, message)
+            staging.push(target, commit)
+        except GitRejected:
+            time.sleep(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - jitter
+        else:
+            return commit
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    raise GitRejected(f"{branch} moved at each of {MAX_TRIES} tries to write to it")
