@@ -10,13 +10,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from trainforge.config.errors import NotFound
+from trainforge.config.errors import NotFound, TrainForgeError
 
 Hint = Callable[[str, str], Awaitable[object]]
 
@@ -24,7 +25,17 @@ logger = logging.getLogger("trainforge.watch")
 
 SETTLE_S = 0.05
 BACKOFF_LIMIT = 10
+AT_ONCE = 8
 _REF_FILES = ("HEAD", "packed-refs")
+
+
+@dataclass
+class _Trouble:
+    """A repository whose looks fail: how often in a row, what was said, rounds to leave it out for."""
+
+    failures: int = 0
+    said: str = ""
+    rest: int = 0
 
 
 async def poll(
@@ -36,25 +47,48 @@ async def poll(
 ) -> None:
     """Hint at every repository each `interval` seconds (and up to a tenth more), until cancelled.
 
-    One whose look fails is left out for twice as many rounds each time, so that a dead remote among many
-    does not cost a timeout every minute.
+    They are looked at beside each other, so a remote that does not answer delays no other one. One whose
+    look fails is left out for twice as many rounds each time.
     """
-    failures: dict[str, int] = {}
-    waits: dict[str, int] = {}
-    while True:
-        for repository in list(repositories()):
-            if waits.get(repository, 0) > 0:
-                waits[repository] -= 1
-                continue
-            try:
-                await hint(repository, "poll")
-            except Exception:  # boundary: one repository's trouble never ends the watch over the others
-                failures[repository] = failures.get(repository, 0) + 1
-                waits[repository] = min(2 ** failures[repository] - 1, BACKOFF_LIMIT)
-                logger.warning("looking at %s failed", repository, exc_info=True)
-            else:
-                failures.pop(repository, None)
-        await asyncio.sleep(interval * (1 + jitter() / 10))
+    troubles: dict[str, _Trouble] = {}
+    looks: dict[str, asyncio.Task[None]] = {}
+    free = asyncio.Semaphore(AT_ONCE)
+    try:
+        while True:
+            for repository in list(repositories()):
+                trouble = troubles.setdefault(repository, _Trouble())
+                if repository in looks:
+                    continue
+                if trouble.rest > 0:
+                    trouble.rest -= 1
+                    continue
+                look = asyncio.create_task(_look(repository, hint, trouble, free))
+                looks[repository] = look
+                look.add_done_callback(lambda _, name=repository: looks.pop(name))
+            await asyncio.sleep(interval * (1 + jitter() / 10))
+    finally:
+        under_way = list(looks.values())
+        for look in under_way:
+            look.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+
+
+async def _look(repository: str, hint: Hint, trouble: _Trouble, free: asyncio.Semaphore) -> None:
+    try:
+        async with free:
+            await hint(repository, "poll")
+    except Exception as error:  # boundary: one repository's trouble never ends the watch over the others
+        trouble.failures += 1
+        trouble.rest = min(2**trouble.failures - 1, BACKOFF_LIMIT)
+        said = str(error) or type(error).__name__
+        if said != trouble.said:
+            ours = isinstance(error, TrainForgeError)
+            logger.warning("looking at %s failed: %s", repository, said, exc_info=not ours)
+        trouble.said = said
+    else:
+        if trouble.failures:
+            logger.info("looking at %s works again", repository)
+        trouble.failures, trouble.said = 0, ""
 
 
 class LocalWatcher:

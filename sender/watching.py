@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trainforge.config.errors import TrainForgeError
@@ -46,7 +47,8 @@ async def poll(sender: Sender) -> None:
         return known
 
     async def look(repository: str, source: str) -> None:
-        await asyncio.to_thread(events.handle_hint, sender, repository, source)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(pool, events.handle_hint, sender, repository, source)
 
     async def refresh() -> None:
         while True:
@@ -55,9 +57,14 @@ async def poll(sender: Sender) -> None:
                 await listener.wait(NEW_EVERY_S)
 
     known[:] = [repo.id for repo in await asyncio.to_thread(sender.store.repositories)]
-    async with asyncio.TaskGroup() as group:
-        group.create_task(refresh())
-        group.create_task(watch.poll(repositories, look, interval=sender.settings.poll_interval))
+    # Threads of its own: remotes that do not answer must not take those that requests are served with.
+    pool = ThreadPoolExecutor(watch.AT_ONCE, thread_name_prefix="poll")
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(refresh())
+            group.create_task(watch.poll(repositories, look, interval=sender.settings.poll_interval))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 async def watch_local(sender: Sender) -> None:

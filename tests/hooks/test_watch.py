@@ -10,6 +10,7 @@ import pytest
 from support.repositories import Project
 from trainforge.config.errors import NotFound
 from trainforge.hooks import git
+from trainforge.hooks.gitrun import GitUnreachable
 from trainforge.hooks.watch import LocalWatcher, git_folder, poll
 
 # watchdog 7.1 warns on its own thread when a folder appears inside one that has just appeared.
@@ -101,6 +102,61 @@ def test_polling_asks_for_every_repository_and_survives_failures() -> None:
         assert 2 <= hints.seen.count(("bad", "poll")) < hints.seen.count(("good", "poll")) / 2
 
     asyncio.run(scenario())
+
+
+def test_a_remote_that_does_not_answer_delays_no_other() -> None:
+    async def scenario() -> None:
+        hints, ended = Hints(), asyncio.Event()
+
+        async def look(repository: str, source: str) -> None:
+            await hints(repository, source)
+            if repository == "hangs":
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.set()
+
+        polling = asyncio.create_task(poll(lambda: ["hangs", "good"], look, interval=0.001))
+        await hints.count(12)
+        polling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await polling
+        assert hints.seen.count(("hangs", "poll")) == 1
+        assert ended.is_set()
+
+    asyncio.run(scenario())
+
+
+def test_a_failing_remote_is_told_once_and_when_it_says_something_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "trainforge.watch")
+    answers = iter(["no route", "no route", "no password"])
+
+    async def scenario() -> None:
+        hints = Hints()
+
+        async def look(repository: str, source: str) -> None:
+            try:
+                answer = next(answers, None)
+                if answer:
+                    raise GitUnreachable(answer)
+            finally:
+                await hints(repository, source)
+
+        polling = asyncio.create_task(poll(lambda: ["remote"], look, interval=0.001))
+        await hints.count(5)
+        polling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await polling
+
+    asyncio.run(scenario())
+    assert [record.getMessage() for record in caplog.records if record.name == "trainforge.watch"] == [
+        "looking at remote failed: no route",
+        "looking at remote failed: no password",
+        "looking at remote works again",
+    ]
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_what_is_no_repository(tmp_path: Path, project: Project) -> None:
