@@ -14,10 +14,11 @@ import logging
 import os
 import re
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -35,6 +36,7 @@ MAX_HEADER_BYTES = 32 * 1024
 REQUEST_TIMEOUT_S = 3600.0
 ON_PUSH_TIMEOUT_S = 5.0
 PROCESSES = 16
+MAX_WORDS, MAX_WORD_LINES = 4096, 5
 SERVICES = ("git-upload-pack", "git-receive-pack")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 _ROUTE = re.compile(
@@ -207,12 +209,19 @@ class GitHttpApp:
         return git_environment(cgi, config=config)
 
     async def _serve(self, request: _Request, access: Access, send: Send) -> None:
+        with tempfile.TemporaryFile() as words:  # a file needs nobody who reads along
+            try:
+                await self._run(request, access, send, words)
+            finally:
+                _log_words(request, words)
+
+    async def _run(self, request: _Request, access: Access, send: Send, words: IO[bytes]) -> None:
         process = await asyncio.create_subprocess_exec(
             "git",
             "http-backend",
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=words,
             env=self._environment(request, access),
             start_new_session=True,
             limit=MAX_HEADER_BYTES,
@@ -276,6 +285,15 @@ def point_head(repo: Path) -> None:
     usable = [ref for ref in out if not ref.startswith("refs/heads/trainforge")]
     if head not in out and usable:
         run(["symbolic-ref", "HEAD", usable[0]], git_dir=repo)
+
+
+def _log_words(request: _Request, words: IO[bytes]) -> None:
+    """What git complained about, its last lines, as one line of the log."""
+    words.seek(max(words.seek(0, os.SEEK_END) - MAX_WORDS, 0))
+    lines = sanitise(words.read()).split("\n")
+    said = "; ".join(line.strip() for line in lines[-MAX_WORD_LINES:] if line.strip())
+    if said:
+        logger.warning("%s of %s: git says: %s", request.service, request.name, said)
 
 
 def _cap(request: _Request) -> int:

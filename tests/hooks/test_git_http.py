@@ -196,6 +196,20 @@ def test_a_push_cut_short_changes_nothing(server: Server, project: Project) -> N
     assert server.pushed == ["p", "p"]
 
 
+def test_what_git_complains_about_is_in_the_log(
+    server: Server, project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.commit()
+    project.git("push", server.at("p", PASSWORD), "HEAD:refs/heads/main")
+    assert not [record for record in caplog.records if record.name == "trainforge.git"]
+    with (repository_path(server.root, "p") / "config").open("a") as config:
+        config.write("[\x1b[31mbroken\n")
+    project.git("ls-remote", server.at("p", PASSWORD), check=False)
+    record = wait_for("a line", lambda: [r for r in caplog.records if "git says" in r.getMessage()])[0]
+    assert "git-upload-pack of p: git says: fatal: bad config" in record.getMessage()
+    assert "\x1b" not in record.getMessage()
+
+
 @pytest.mark.parametrize(
     "path",
     [
