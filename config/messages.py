@@ -4,9 +4,9 @@ One node's life, as messages (S = sender, E = the node's executor):
 
     S -> E  run         prepare this commit as rank r of n             (order, signed)
     E -> S  phase       checkout, environment, data                     (journal)
-    E -> S  ready       prepared; rank 0 adds where it can be reached   (journal)
-    S -> E  probe       can you reach rank 0 there?                     (order, ranks > 0)
-    E -> S  reached     these of the addresses answered                 (journal)
+    E -> S  ready       prepared, and where it can be reached           (journal)
+    S -> E  probe       can you reach rank 0, and the ranks between?    (order, ranks > 0)
+    E -> S  reached     these addresses of rank 0 answered, those not   (journal)
     S -> E  launch      train now, rendezvous at this address           (order, all ranks)
     E -> S  started, log, metric, usage ...                             (journal)
     E -> S  ended       training ended, with exit code and reason       (journal)
@@ -153,13 +153,19 @@ class RunOrder(Message):
     lease_ttl: float = Field(gt=0)
 
 
-class ProbeOrder(Message):
-    """Try each address at `port`; the listener answers with `nonce`."""
+class Peer(Message):
+    """Where another rank listens; the listener answers with `nonce`."""
 
-    kind: Literal["probe"] = "probe"
     addresses: list[str]
     port: int = Field(ge=1, le=65535)
     nonce: str
+
+
+class ProbeOrder(Peer):
+    """Try each address of rank 0, and of `peers`: each pair of nodes is tried by its higher rank."""
+
+    kind: Literal["probe"] = "probe"
+    peers: dict[int, Peer] = {}
 
 
 class LaunchOrder(Message):
@@ -226,7 +232,7 @@ class Phase(Message):
 
 
 class Ready(Message):
-    """`addresses` and `port` are where rank 0 listens; empty on other ranks."""
+    """`addresses` and `port` are where this node listens; empty where it trains alone."""
 
     addresses: list[str] = []
     port: int = 0
@@ -234,10 +240,14 @@ class Ready(Message):
 
 
 class Reached(Message):
-    """`reached` maps an address that answered to this node's own source address."""
+    """`reached` maps an address of rank 0 that answered to this node's own source address there.
+
+    `unmet` has the peers of which no address answered, and why not.
+    """
 
     reached: dict[str, str] = {}
     failures: dict[str, str] = {}
+    unmet: dict[int, dict[str, str]] = {}
 
 
 class Started(Message):

@@ -1,4 +1,4 @@
-"""One node's part in the gang barrier: say ready, prove that rank 0 can be reached, learn where to meet."""
+"""One node's part in the gang barrier: say ready, prove that it meets the others, learn where to meet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainforge.executor.launch import Meeting
 
 
 class Barrier:
-    """`phase` is told when this node is ready. Rank 0 keeps its port open until it is time to launch."""
+    """`phase` is told when this node is ready. The port stays open until it is time to launch."""
 
     def __init__(
         self, rank: int, journal: Journal, advertise: list[str], phase: Callable[[NodePhase], None]
@@ -25,26 +25,20 @@ class Barrier:
         self._listener: rendezvous.Listener | None = None
 
     def ready(self) -> None:
+        """Ready to train alone."""
         if self.journal.find("ready") is None:
             self.phase("ready")
             self.journal.append("ready", Ready())
 
     def open(self, port: int) -> None:
-        """Ready to meet others: rank 0 at `port`, where 0 is any."""
-        if self.rank == 0:
-            self._listen(port)
-        else:
-            self.ready()
-
-    def _listen(self, port: int) -> None:
-        """Open rank 0's port; after a restart the same one again, since the others may know it."""
+        """Ready to meet others; rank 0 at `port`, where 0 is any. After a restart at the same one again."""
         said = self.journal.find("ready")
         if said is not None:
             known = Ready.model_validate(said.data)
             self._listener = rendezvous.Listener(known.port, known.nonce)
             return
         try:
-            self._listener = rendezvous.Listener(port)
+            self._listener = rendezvous.Listener(port if self.rank == 0 else 0)
         except OSError as error:
             raise NodeFailed(
                 f"port {port} cannot be opened: {error.strerror}", code="rendezvous_unreachable"

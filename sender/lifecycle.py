@@ -7,6 +7,7 @@ given again. The reconciler applies the steps and asks once more until there are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainforge.config.messages import (
@@ -15,8 +16,11 @@ from trainforge.config.messages import (
     JobState,
     LaunchOrder,
     Outcome,
+    Peer,
     ProbeOrder,
     PublishOrder,
+    Reached,
+    Ready,
     StopOrder,
 )
 from trainforge.config.reasons import REASONS
@@ -213,34 +217,54 @@ def _progress(job: JobFacts, attempt: AttemptFacts) -> list[Step]:
 
 
 def _barrier(attempt: AttemptFacts) -> list[Step]:
-    """Probe when all are ready, launch when all have reached rank 0 at one of its addresses."""
+    """Probe when all are ready, launch when all have met: at one address of rank 0, and each other."""
     first, *others = attempt.nodes
     if not others or first.ready is None or any(node.ready is None for node in others):
         return []
-    probe = ProbeOrder(addresses=first.ready.addresses, port=first.ready.port, nonce=first.ready.nonce)
-    steps: list[Step] = [Give(node.rank, probe) for node in others if "probe" not in node.ordered]
+    steps: list[Step] = [
+        Give(node.rank, _probe(first.ready, others, node.rank))
+        for node in others
+        if "probe" not in node.ordered
+    ]
     if any(node.reached is None for node in others):
         return steps
+    if parted := _parted(attempt.nodes):
+        return [Blame("rendezvous_unreachable", parted)]
     common = [
         address
         for address in first.ready.addresses
         if all(node.reached is not None and address in node.reached.reached for node in others)
     ]
     if not common:
-        return [Blame("rendezvous_unreachable", _unreachable(first, others))]
+        reason = f"no address of {first.name} is reached by all other nodes"
+        return [Blame("rendezvous_unreachable", reason)]
     launch = LaunchOrder(master_address=common[0], master_port=first.ready.port)
     return steps + [Give(node.rank, launch) for node in attempt.nodes if "launch" not in node.ordered]
 
 
-def _unreachable(first: NodeFacts, others: list[NodeFacts]) -> str:
-    """Which machine could not reach which address, and what it saw."""
+def _probe(first: Ready, others: list[NodeFacts], rank: int) -> ProbeOrder:
+    """What a rank is to try: rank 0, and the ranks between it and itself."""
+    peers = {
+        node.rank: Peer.model_validate(node.ready.model_dump())
+        for node in others
+        if node.rank < rank and node.ready is not None and node.ready.addresses
+    }
+    return ProbeOrder(peers=peers, **first.model_dump())
+
+
+def _parted(nodes: Sequence[NodeFacts]) -> str:
+    """Which machine could not reach which, at what address, and what it saw; empty when all could."""
     parts = []
-    for node in others:
-        if node.reached is None or node.reached.reached:
-            continue
-        failures = ", ".join(f"{address}: {why}" for address, why in sorted(node.reached.failures.items()))
-        parts.append(f"{node.name} cannot reach {first.name} ({failures or 'no address was offered'})")
-    return "; ".join(parts) or f"no address of {first.name} is reached by all other nodes"
+    for node in nodes:
+        said = node.reached or Reached()
+        unmet = dict(said.unmet)
+        if node.reached is not None and not said.reached:
+            unmet[0] = said.failures
+        for rank, failures in sorted(unmet.items()):
+            words = ", ".join(f"{address}: {why}" for address, why in sorted(failures.items()))
+            other = nodes[rank].name if rank < len(nodes) else f"rank {rank}"
+            parts.append(f"{node.name} cannot reach {other} ({words or 'no address was offered'})")
+    return "; ".join(parts)
 
 
 # --- failing --------------------------------------------------------------------------------------------

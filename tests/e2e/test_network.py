@@ -1,4 +1,4 @@
-"""Several hosts with addresses of their own: a sender and three executors on a network that the test makes."""
+"""Several hosts with addresses of their own: a sender and three executors on a network of the test's own."""
 
 from __future__ import annotations
 
@@ -74,3 +74,23 @@ def test_three_hosts_learn_what_three_processes_on_one_host_learn(hosts: Fleet) 
         assert detail["metrics"]["world"] == 3
         losses.append(detail["metrics"]["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("pair", [("alpha", "gamma"), ("beta", "gamma")])
+def test_two_hosts_that_cannot_reach_each_other_are_named_before_training(
+    hosts: Fleet, pair: tuple[str, str]
+) -> None:
+    """Also where neither is rank 0: gloo connects every process with every other."""
+    assert hosts.network
+    hosts.network.part(*pair)
+    script = "raise SystemExit('nothing was to be trained')\n"
+    hosts.push(hosts.project("line", {"train.py": script, "trainforge.yaml": MANIFEST}))
+    detail = hosts.wait_ended(hosts.the_job())
+    assert detail["state"] == "failed", detail
+    assert detail["code"] == "rendezvous_unreachable"
+    for host in pair:
+        assert host in detail["reason"], detail["reason"]
+    assert "unreachable" in detail["reason"] or "No route" in detail["reason"], detail["reason"]
+    assert "nothing was to be trained" not in hosts.log_text(detail["id"])
+    (third,) = {"alpha", "beta", "gamma"} - set(pair)
+    assert third not in detail["reason"]

@@ -228,6 +228,23 @@ def test_no_common_address_is_told_per_machine() -> None:
     assert steps(facts) == [life.Blame("rendezvous_unreachable", reason)]
 
 
+def test_every_pair_of_nodes_is_probed_and_the_parted_one_named() -> None:
+    ready = [Ready(addresses=[f"10.0.0.{rank}"], port=4000 + rank, nonce="n") for rank in range(3)]
+    asked = steps(job(*(node(rank, ready=ready[rank]) for rank in range(3))))
+    tried = {step.rank: sorted(step.body.peers) for step in asked if isinstance(step, life.Give)}  # type: ignore[union-attr]
+    assert tried == {1: [], 2: [1]}
+    met = {"10.0.0.0": "10.0.0.9"}
+    said = [None, Reached(reached=met), Reached(reached=met, unmet={1: {"10.0.0.1": "no route"}})]
+    facts = job(
+        *(
+            node(rank, ready=ready[rank], reached=said[rank], ordered=frozenset({"probe"}))
+            for rank in range(3)
+        )
+    )
+    reason = "box2 cannot reach box1 (10.0.0.1: no route)"
+    assert steps(facts) == [life.Blame("rendezvous_unreachable", reason)]
+
+
 def test_a_job_that_waited_too_long_fails() -> None:
     policy = Policy(queue_timeout=60)
     assert steps(job(state="planning"), 61, policy) == [

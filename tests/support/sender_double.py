@@ -241,8 +241,10 @@ class SenderDouble:
 
     def _barrier(self, nodes: list[NodeState]) -> None:
         ready, others = nodes[0].last("ready"), nodes[1:]
+        said = {node.key.rank: m.Peer.model_validate(node.last("ready")) for node in others}
         for node in others:
-            self.give(node, m.ProbeOrder(**ready))
+            peers = {rank: peer for rank, peer in said.items() if rank < node.key.rank}
+            self.give(node, m.ProbeOrder(peers=peers, **ready))
         if all(node.data("reached") for node in others):
             reached = [node.last("reached")["reached"] for node in others]
             common = [address for address in ready["addresses"] if all(address in each for each in reached)]
