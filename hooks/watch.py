@@ -62,9 +62,9 @@ async def poll(
                 if trouble.rest > 0:
                     trouble.rest -= 1
                     continue
-                look = asyncio.create_task(_look(repository, hint, trouble, free))
+                look = asyncio.create_task(_look(repository, hint, trouble, free), name=repository)
                 looks[repository] = look
-                look.add_done_callback(lambda _, name=repository: looks.pop(name))
+                look.add_done_callback(lambda ended: looks.pop(ended.get_name()))
             await asyncio.sleep(interval * (1 + jitter() / 10))
     finally:
         under_way = list(looks.values())

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import socket
 import sys
 import threading
@@ -118,21 +119,35 @@ def announce(path: Path, sender: Sender) -> None:
 
 def welcome(sender: Sender) -> None:
     """Let this machine's commands in, at the first start with a new token, and a browser by a link."""
-    client = load_client()
-    token = client.token.get_secret_value()
-    known = bool(token) and sender.people.by_token(token, sender.now()) is not None
-    if not known and not sender.people.has_tokens():
-        token = sender.people.new_token("admin", sender.now())
-        known = True
-    if known and (client.sender_url != sender.local_url or client.token.get_secret_value() != token):
-        save_client(ClientSettings(sender_url=sender.local_url, token=SecretStr(token)))
+    remark = let_in(sender)
     link = sender.people.new_link(sender.now())
     sys.stdout.write(
         f"TrainForge's sender listens at {sender.base_url}\n"
         f"  its pages, for 15 minutes and one browser: {sender.base_url}/login?link={link}\n"
         "  a machine joins with what `trainforge sender token` prints; Ctrl-C stops the sender\n"
+        f"{remark}"
     )
     sys.stdout.flush()
+
+
+def let_in(sender: Sender) -> str:
+    """Have this machine's commands use this sender, unless they use another one; what to say then."""
+    client, token_file = load_client(), sender.data_dir / "admin.token"
+    token = client.token.get_secret_value()
+    known = bool(token) and sender.people.by_token(token, sender.now()) is not None
+    elsewhere = bool(token) and not known and client.sender_url != sender.local_url
+    if not known and not sender.people.has_tokens():
+        token, known = sender.people.new_token("admin", sender.now()), True
+        if elsewhere:
+            token_file.touch(0o600)
+            token_file.write_text(f"{token}\n")
+    if elsewhere:
+        switch = f"trainforge login {sender.local_url}"
+        switch += f" < {shlex.quote(str(token_file))}" if token_file.exists() else ""
+        return f"  this machine's commands go on using {client.sender_url}; to switch: {switch}\n"
+    if known and (client.sender_url != sender.local_url or client.token.get_secret_value() != token):
+        save_client(ClientSettings(sender_url=sender.local_url, token=SecretStr(token)))
+    return ""
 
 
 def leave(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -155,5 +170,5 @@ def end_for_certain(server: Server, about: Path) -> None:
 def log_to_stderr() -> None:
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for chatty in ("httpx2", "httpcore", "watchdog", "alembic"):
+        for chatty in ("httpx2", "httpcore", "watchdog", "alembic", "uvicorn"):
             logging.getLogger(chatty).setLevel(logging.WARNING)

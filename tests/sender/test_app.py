@@ -7,6 +7,9 @@ import hmac
 import http.client
 import json
 import os
+import shlex
+import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -141,6 +144,26 @@ def test_it_announces_itself_lets_this_machine_in_and_cleans_up(process: Process
     process.start()  # on another port, with the same identity and token
     assert process.client == {"sender_url": process.url, "token": token}
     assert process.get("/api/jobs") == {"jobs": []}
+
+
+def test_the_client_of_another_sender_is_kept_and_the_switch_is_named(process: Process) -> None:
+    kept = process.root / "config" / "trainforge" / "client.json"
+    assert process.end() == 0
+    shutil.rmtree(process.data)
+    kept.write_text(json.dumps({"sender_url": "https://other.example", "token": "tfp_theirs"}))
+    process.start()
+    assert process.client["token"] == "tfp_theirs"
+    line = next(line for line in process.log().splitlines() if "to switch: " in line)
+    assert "go on using https://other.example" in line
+    switch = line.split("to switch: trainforge ")[1]
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(sys.executable)} -m trainforge {switch}"],
+        env=process.environment(), timeout=60, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert process.client["sender_url"] == process.url
+    assert process.get("/api/jobs") == {"jobs": []}
+    assert stat.S_IMODE((process.data / "admin.token").stat().st_mode) == 0o600
 
 
 def test_a_second_sender_on_the_same_data_is_refused(process: Process) -> None:
