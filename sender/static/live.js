@@ -18,6 +18,7 @@ if (main) {
     source.onmessage = (event) => append(log, JSON.parse(event.data));
   }
   window.addEventListener("pagehide", () => source.close());
+  window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
 tellAges();
 setInterval(tellAges, 10_000);
