@@ -35,6 +35,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from trainforge.config.availability import Available
+
 JOB_ID_LENGTH = 26
 JobId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{26}$")]
 ExecutorId = Annotated[str, StringConstraints(pattern=r"^x[a-z2-7]{16}$")]
@@ -113,6 +115,8 @@ class Capabilities(Message):
     trainforge: str = ""
     labels: dict[str, str] = {}
     max_jobs: int = Field(default=1, ge=1)
+    available: Available = ""  # when it takes jobs, in its own time; empty is always
+    utc_offset: float = Field(default=0.0, ge=-86_400, le=86_400)  # seconds that its time is ahead of UTC
 
 
 class Load(Message):
