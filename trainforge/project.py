@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from trainforge import usergit
-from trainforge.config.errors import NotFound, TrainForgeError
+from trainforge.config.document import plain, read_document
+from trainforge.config.errors import ManifestError, NotFound, Place, TrainForgeError
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import GitCredential
 
@@ -74,9 +76,25 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Project:
     return Project(file, raw.decode(), manifest)
 
 
-def workers(count: int | None) -> dict[str, Any]:
-    """The override that `--workers` stands for."""
-    return {} if count is None else {"resources.nodes": count}
+def overrides(workers: int | None, settings: Sequence[str]) -> dict[str, Any]:
+    """The manifest's keys as `--set KEY=VALUE` and `--workers` want them, by dotted name.
+
+    Raises:
+        ManifestError: a setting has no key, or its value is not YAML.
+    """
+    chosen: dict[str, Any] = {}
+    for setting in settings:
+        key, sign, value = setting.partition("=")
+        if not sign or not key:
+            fault = TrainForgeError(f"{setting!r} is not KEY=VALUE", place=Place("--set"))
+            raise ManifestError([fault])
+        # Indented, a value of several lines stays below its key.
+        document = read_document("value: " + value.replace("\n", "\n  "), f"--set {key}")
+        if not document.usable or document.problems or document.value.keys() != {"value"}:
+            fault = TrainForgeError(f"{value!r} is not a YAML value", place=Place(f"--set {key}"))
+            raise ManifestError(document.problems or [fault])
+        chosen[key] = plain(document.value["value"])
+    return chosen if workers is None else chosen | {"resources.nodes": workers}
 
 
 # --- where a project is pushed ------------------------------------------------------------------------

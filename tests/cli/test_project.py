@@ -151,3 +151,36 @@ def test_schema_is_a_json_schema_that_takes_the_founding_manifest(cli: Cli) -> N
     validator = jsonschema.Draft202012Validator(schema)
     assert validator.is_valid(yaml.safe_load(FOUNDING))
     assert not validator.is_valid({"project": {"nmae": "x"}})
+
+
+def test_a_plan_without_a_sender_is_for_this_machine(cli: Cli, folder: Path) -> None:
+    (folder / "trainforge.yaml").write_text(
+        "project: {name: x}\ntraining: {script: t.py, params: {batch_size: 8, note: a}}\n"
+    )
+    settings = ["--set", "training.params.note=yes", "--set", "resources.processes_per_node=2"]
+    done = cli("plan", "--json", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "for this machine alone" in done.stderr
+    made = json.loads(done.stdout)["plan"]
+    assert [node["name"] for node in made["nodes"]] == ["this machine"]
+    assert made["params"] == {"batch_size": 4, "note": "yes"}, "YAML 1.2: yes is text"
+    assert "waiting" in cli("plan", "--set", "resources.nodes=2").stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("novalue", "is not KEY=VALUE"),
+        ("=3", "is not KEY=VALUE"),
+        ("resources.nodez=2", "nodez"),
+        ("resources.nodes=many", "nodes"),
+        ("seed=[1", "--set seed"),
+        ("seed=1\nother: 2", "--set seed"),
+    ],
+)
+def test_a_key_set_wrongly_is_named(cli: Cli, folder: Path, setting: str, said: str) -> None:
+    (folder / "trainforge.yaml").write_text("project: {name: x}\ntraining: {script: t.py}\n")
+    for command in ("plan", "submit"):
+        done = cli(command, "--set", setting)
+        assert done.returncode == 3, done.stderr
+        assert said in done.stderr

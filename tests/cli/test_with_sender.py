@@ -127,6 +127,13 @@ def test_a_plan_says_why_a_job_would_wait(ask: Ask, cli: Cli, project: Path) -> 
     assert "WHY NOT" in cli("plan", str(project), "--workers", "2").stdout
 
 
+def test_keys_set_for_one_job_reach_the_sender(ask: Ask, project: Path) -> None:
+    settings = ["--set", "training.params.epochs=3", "--set", "resources.nodes=2"]
+    job = ask("submit", ".", *settings, cwd=project)
+    assert ask("submit", ".", cwd=project)["id"] != job["id"]
+    assert ask("submit", ".", *settings, cwd=project)["id"] == job["id"]
+
+
 def test_machines_are_invited_and_listed(ask: Ask, cli: Cli, sender: str, tmp_path: Path) -> None:
     token = ask("sender", "token")["token"]
     own = ("--name", "alpha", "--data-dir", str(tmp_path / "alpha"))

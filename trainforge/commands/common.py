@@ -28,6 +28,17 @@ def json_option(function: Function) -> Function:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(function)
 
 
+def set_option(function: Function) -> Function:
+    """`--set KEY=VALUE`, repeatable: the manifest's keys changed for this once."""
+    return click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Set a key of the manifest for this job, such as training.params.epochs=3; repeatable.",
+    )(function)
+
+
 def job_argument(function: Function) -> Function:
     return click.argument("job", required=False)(function)
 

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainforge.commands.common import json_option, next_step, number_text, print_json, state_text, table
+from trainforge.commands.common import (
+    json_option,
+    next_step,
+    number_text,
+    print_json,
+    say,
+    set_option,
+    state_text,
+    table,
+)
 
 if TYPE_CHECKING:
     from trainforge.config.manifest import Manifest
@@ -55,16 +64,26 @@ def schema() -> None:
 @click.command()
 @path_argument
 @click.option("--workers", type=click.IntRange(1), help="As if the manifest asked for this many nodes.")
+@set_option
 @json_option
-def plan(path: Path, workers: int | None, as_json: bool) -> None:
-    """Show where a job would run now, with which parameters; or why it would wait."""
-    from trainforge import project
-    from trainforge.client import Client
+def plan(path: Path, workers: int | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show where a job would run now, with which parameters; or why it would wait.
 
-    overrides = project.workers(workers)
+    Where no sender is known, the plan is made for this machine alone.
+    """
+    from trainforge import project
+    from trainforge.client import Client, NoSender
+
+    overrides = project.overrides(workers, settings)
     found = project.load(path, overrides)
-    with Client.configured() as client:
-        answer = client.plan(found.text, overrides)
+    try:
+        client = Client.configured()
+    except NoSender:
+        answer = plan_here(found.manifest)
+        say("no sender is known here: this plan is for this machine alone")
+    else:
+        with client:
+            answer = client.plan(found.text, overrides)
     if as_json:
         print_json(answer)
         return
@@ -78,6 +97,20 @@ def plan(path: Path, workers: int | None, as_json: bool) -> None:
     for key in answer.get("inactive", []):
         click.echo(f"  {key}: accepted, not yet in effect")
     next_step("trainforge submit")
+
+
+def plan_here(manifest: Manifest) -> dict[str, Any]:
+    """What a sender would answer whose one executor is this machine."""
+    from trainforge.executor.capabilities import capabilities
+    from trainforge.sender.planner import Machine, Plan
+    from trainforge.sender.planner import plan as place
+
+    machine = Machine("this machine", "this machine", capabilities(Path.cwd()))
+    verdict = place(manifest, [machine])
+    inactive = manifest.inactive()
+    if isinstance(verdict, Plan):
+        return {"plan": verdict.as_dict(), "waiting": {}, "inactive": inactive}
+    return {"plan": None, "waiting": verdict.reasons, "inactive": inactive}
 
 
 def plan_lines(chosen: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainforge.commands.common import json_option, next_step, print_json, say
+from trainforge.commands.common import json_option, next_step, print_json, say, set_option
 
 if TYPE_CHECKING:
     from trainforge.client import Client
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--workers", type=click.IntRange(1), help="Train on this many machines, whatever the manifest says."
 )
+@set_option
 @click.option(
     "--executor", "executors", multiple=True, metavar="NAME", help="Only on this executor; repeatable."
 )
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
 )
 @json_option
 def submit(  # noqa: PLR0917 - click passes by name
-    path: Path, workers: int | None, executors: tuple[str, ...], remote: str, follow: bool, as_json: bool
+    path: Path,
+    workers: int | None,
+    settings: tuple[str, ...],
+    executors: tuple[str, ...],
+    remote: str,
+    follow: bool,
+    as_json: bool,
 ) -> int:
     """Train the project as it is now, uncommitted and untracked files included.
 
@@ -41,7 +48,7 @@ def submit(  # noqa: PLR0917 - click passes by name
     from trainforge import project
     from trainforge.client import Client
 
-    overrides = project.workers(workers)
+    overrides = project.overrides(workers, settings)
     found = project.load(path, overrides)
     with Client.configured() as client:
         request = _push(client, found, remote)
