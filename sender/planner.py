@@ -1,42 +1,25 @@
 """Which executors train a job, pure: all nodes or none, and why not for each executor that does not fit.
 
-Parameters are adapted to the number of processes as the manifest says, and the plan lists each with its
-value before and after.
+The parts: `fit` (one machine, one node), `gang` (all nodes or none), `parameters` (adapted to the number
+of processes), `suggestions` (what would help), `queue` (all waiting jobs in one pass).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainforge.config.manifest import GpuRequest, Manifest
-from trainforge.config.messages import Capabilities, Gpu
+from trainforge.config.manifest import Manifest
+from trainforge.sender.fit import Machine, Need, need_of, words
+from trainforge.sender.gang import Board, Candidates, Seat
+from trainforge.sender.parameters import Adjustment, adjust
+from trainforge.sender.suggestions import Start, estimate, suggest
 
-BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
-LEARNING_RATES = ("learning_rate", "lr")
-_MEMORY_TOLERANCE = 0.97  # a "16 GB" machine or GPU reports a little less
-
-
-@dataclass(frozen=True)
-class Machine:
-    """An executor as the planner sees it; `jobs` and `gpus_taken` are what is in use."""
-
-    id: str
-    name: str
-    capabilities: Capabilities
-    online: bool = True
-    draining: bool = False
-    revoked: bool = False
-    jobs: int = 0
-    gpus_taken: frozenset[str] = frozenset()
-
-    def free_gpus(self, ask: GpuRequest) -> list[Gpu]:
-        free = (gpu for gpu in self.capabilities.gpus if gpu.uuid not in self.gpus_taken)
-        return sorted(
-            (gpu for gpu in free if _gpu_fits(gpu, ask)), key=lambda gpu: (gpu.memory_bytes, gpu.uuid)
-        )
+ALL = "*"  # the key of a reason that is about no single executor
+ADVICE = "what would help"
+SHOWN = 20  # executors whose reasons are stored with a waiting job; the others are counted
 
 
 @dataclass(frozen=True)
@@ -49,20 +32,16 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Adjustment:
-    key: str
-    before: float
-    after: float
-    rule: str
-
-
-@dataclass(frozen=True)
 class Plan:
+    """`cpu` and `memory` are what each node was promised: the planner counts them as taken."""
+
     nodes: tuple[Placement, ...]
     processes_per_node: int
     params: Mapping[str, Any] = field(default_factory=dict)
     adjusted: tuple[Adjustment, ...] = ()
     notices: tuple[str, ...] = ()
+    cpu: float = 0.0
+    memory: int = 0
 
     @property
     def world_size(self) -> int:
@@ -79,139 +58,54 @@ class Waiting:
     """Why the job cannot be placed now: by executor name, or `*` where there is none at all."""
 
     reasons: dict[str, str]
+    suggestions: tuple[str, ...] = ()
+    start: Start | None = None
+
+    def summary(self) -> dict[str, str]:
+        """What is stored with the job: a long list of executors is cut, and the rest counted."""
+        shown = dict(list(self.reasons.items())[:SHOWN])
+        rest = Counter(list(self.reasons.values())[SHOWN:])
+        if rest:
+            shown[ALL] = "; ".join(f"{count} more: {why}" for why, count in rest.most_common(3))
+        if self.suggestions:
+            shown[ADVICE] = "; ".join(self.suggestions)
+        return shown
 
 
-def plan(manifest: Manifest, machines: Sequence[Machine], *, chosen: Collection[str] = ()) -> Plan | Waiting:
-    """Place a job. `chosen` are executor ids or names that somebody picked by hand; empty is any."""
-    blocked = {machine.id: _blocker(manifest, machine, chosen) for machine in machines}
-    usable = sorted((m for m in machines if not blocked[m.id]), key=lambda m: _fit(manifest, m))
-    wanted = manifest.resources.nodes
-    if len(usable) < wanted.min:
-        return Waiting(_reasons(machines, blocked, wanted.min, len(usable)))
-    taken = usable[: min(wanted.max, len(usable))]
-    gpus, processes = _gpus_and_processes(manifest, taken)
+def plan(
+    manifest: Manifest, machines: Iterable[Machine], *, chosen: Collection[str] = (), now: float = 0.0
+) -> Plan | Waiting:
+    """Place one job, as if no other waited. `chosen` is as in `need_of`."""
+    board, need = Board(machines, now), need_of(manifest, chosen)
+    seats = Candidates(board, need).seats()
+    return explain(board, need) if seats is None else complete(manifest, need, seats)
+
+
+def complete(manifest: Manifest, need: Need, seats: Sequence[Seat]) -> Plan:
+    """The plan for a job that gets these seats."""
     placed = tuple(
-        Placement(rank, machine.id, machine.name, machine.capabilities.hostname, gpus[machine.id])
-        for rank, machine in enumerate(taken)
+        Placement(rank, seat.machine.id, seat.machine.name, seat.machine.capabilities.hostname, seat.gpus)
+        for rank, seat in enumerate(seats)
     )
+    processes = need.processes or max(len(seats[0].gpus), 1)
     params, adjusted, notices = adjust(manifest, len(placed) * processes)
-    return Plan(placed, processes, params, adjusted, notices)
+    return Plan(placed, processes, params, adjusted, notices, need.cpu, need.memory)
 
 
-def _blocker(manifest: Manifest, machine: Machine, chosen: Collection[str]) -> str:
-    """Why this machine cannot take a node of the job now; empty when it can."""
-    need, has = manifest.resources, machine.capabilities
-    labels = {key: value for key, value in need.labels.items() if has.labels.get(key) != value}
-    gpus = len(machine.free_gpus(need.gpu))
-    checks = [
-        (machine.revoked, "removed from this sender"),
-        (
-            bool(chosen) and machine.id not in chosen and machine.name not in chosen,
-            "not among the executors chosen",
-        ),
-        (not machine.online, "offline"),
-        (machine.draining, "draining: it takes no new jobs"),
-        (bool(labels), "lacks the label " + ", ".join(f"{key}={value}" for key, value in labels.items())),
-        (gpus < need.gpu.min, _gpu_words(need.gpu, machine, gpus)),
-        (
-            need.cpu is not None and has.cpu_count < need.cpu,
-            f"has {has.cpu_count} CPU cores, {need.cpu or 0:g} needed",
-        ),
-        (
-            _lacks(has.memory_bytes, need.memory),
-            f"has {_size(has.memory_bytes)} of memory, {_size(need.memory)} needed",
-        ),
-        (
-            need.disk is not None and has.disk_free_bytes < need.disk,
-            f"has {_size(has.disk_free_bytes)} of free disk, {_size(need.disk)} needed",
-        ),
-        (machine.jobs >= has.max_jobs, f"busy with {machine.jobs} of {has.max_jobs} jobs"),
-    ]
-    return next((words for applies, words in checks if applies), "")
+def explain(board: Board, need: Need, *, job: str = "") -> Waiting:
+    """Why no seats were found: a reason for each executor, what would help, and when it may start.
 
-
-def _fit(manifest: Manifest, machine: Machine) -> tuple[float, int, int, str]:
-    """Least loaded first, then least waste of GPUs and memory; the id makes it certain."""
-    has = machine.capabilities
-    spare = len(machine.free_gpus(GpuRequest())) - manifest.resources.gpu.min
-    return machine.jobs / has.max_jobs, spare, has.memory_bytes, machine.id
-
-
-def _gpus_and_processes(
-    manifest: Manifest, taken: Sequence[Machine]
-) -> tuple[dict[str, tuple[str, ...]], int]:
-    """GPUs for each machine, equally many on all, and the processes on each."""
-    ask = manifest.resources.gpu
-    free = {machine.id: machine.free_gpus(ask) for machine in taken}
-    count = min([ask.max, *(len(gpus) for gpus in free.values())]) if ask.max else 0
-    given = {key: tuple(gpu.uuid for gpu in gpus[:count]) for key, gpus in free.items()}
-    return given, manifest.resources.processes_per_node or max(count, 1)
-
-
-def _reasons(
-    machines: Sequence[Machine], blocked: Mapping[str, str], needed: int, usable: int
-) -> dict[str, str]:
-    if not machines:
-        return {"*": "no executor has joined yet"}
-    fits = f"would fit, but the job needs {needed} executors and {usable} fit"
-    return {machine.name: blocked[machine.id] or fits for machine in machines if not machine.revoked} or {
-        "*": "no executor has joined yet"
-    }
-
-
-def _gpu_fits(gpu: Gpu, ask: GpuRequest) -> bool:
-    if gpu.memory_bytes < ask.memory_min * _MEMORY_TOLERANCE:
-        return False
-    return ask.memory_max is None or gpu.memory_bytes <= ask.memory_max
-
-
-def _gpu_words(ask: GpuRequest, machine: Machine, free: int) -> str:
-    total = sum(_gpu_fits(gpu, ask) for gpu in machine.capabilities.gpus)
-    memory = f" of {_size(ask.memory_min)} or more" if ask.memory_min else ""
-    if total < ask.min:
-        return f"has {total or 'no'} GPU{'' if total == 1 else 's'}{memory}, {ask.min} needed"
-    return f"has {free or 'no'} free GPU{'' if free == 1 else 's'}{memory}, {ask.min} needed"
-
-
-def _lacks(has: int, need: int | None) -> bool:
-    return need is not None and has < need * _MEMORY_TOLERANCE
-
-
-def _size(value: int | None) -> str:
-    return f"{(value or 0) / 2**30:.1f}Gi"
-
-
-# --- parameters -----------------------------------------------------------------------------------------
-
-
-def adjust(
-    manifest: Manifest, world_size: int
-) -> tuple[dict[str, Any], tuple[Adjustment, ...], tuple[str, ...]]:
-    """Parameters for so many processes, what was changed, and what somebody should know about it."""
-    params = dict(manifest.training.params)
-    scale = manifest.distributed.scale
-    adjusted: list[Adjustment] = []
-    notices: list[str] = []
-    if world_size == 1:
-        return params, (), ()
-    if scale.batch_size == "divide":
-        for key in BATCH_SIZES:
-            value = params.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                params[key] = max(1, value // world_size)
-                adjusted.append(Adjustment(key, value, params[key], f"divided by {world_size} processes"))
-                if params[key] * world_size != value:
-                    notices.append(
-                        f"{key} {value} is not a multiple of {world_size} processes: "
-                        f"together they train with {params[key] * world_size}"
-                    )
-    if scale.learning_rate != "keep":
-        factor = world_size if scale.learning_rate == "linear" else math.sqrt(world_size)
-        for key in LEARNING_RATES:
-            value = params.get(key)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                params[key] = value * factor
-                adjusted.append(
-                    Adjustment(key, value, params[key], f"{scale.learning_rate} in {world_size} processes")
-                )
-    return params, tuple(adjusted), tuple(notices)
+    `job` is given for the job that machines are kept free for.
+    """
+    rooms = [room for room in board.rooms if not room.machine.revoked]
+    if not rooms:
+        return Waiting({ALL: "no executor has joined yet"}, (), Start(None, "unknown: there is no executor"))
+    blocked = {room.machine.name: words(need, room) for room in rooms}
+    kept = {room.machine.name for room in rooms if job and room.kept_for == job}
+    least = need.nodes.min
+    usable = sum(not why for why in blocked.values())
+    found = f"{usable} fit{'s' if usable == 1 else ''}"
+    fits = f"would fit, but the job needs {least} machines at once and {found}"
+    own = f"kept free for this job, which needs {least} machine{'' if least == 1 else 's'} at once"
+    reasons = {name: own if name in kept else why or fits for name, why in blocked.items()}
+    return Waiting(reasons, suggest(board, need), estimate(board, need, job))

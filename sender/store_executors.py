@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,10 +24,11 @@ from trainforge.config.messages import (
 )
 from trainforge.sender import schema as s
 from trainforge.sender.database import Database
-from trainforge.sender.planner import Machine
+from trainforge.sender.fit import Machine, Running
 
 _BODY: TypeAdapter[Any] = TypeAdapter(OrderBody)
 LIVE = ("offered", "accepted", "running")
+DURATIONS_SEEN = 200
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class ExecutorStore(Database):
                 values |= {"endpoint": beat.endpoint, "endpoint_seq": beat.endpoint_seq}
             c.execute(sa.update(table).where(table.c.id == executor).values(values))
             unknown = [key for key in beat.nodes if not self._renew(c, executor, key, now + lease_ttl)]
-        same = all(old[name] == values[name] for name in ("capabilities", "draining"))
+        same = old["draining"] == beat.draining
+        same = same and _lasting(old["capabilities"]) == _lasting(values["capabilities"])
         was_away = old["last_seen"] is None or now - old["last_seen"] > lease_ttl
         return unknown, was_away or not same
 
@@ -145,32 +149,40 @@ class ExecutorStore(Database):
 
     def machines(self, now: float, online_for: float) -> list[Machine]:
         """Every executor with what it has and what of it is taken, for the planner."""
-        t, a = s.nodes, s.attempts
+        t, a, j = s.nodes, s.attempts, s.jobs
         taken = (
-            sa.select(t.c.executor_id, t.c.gpus, t.c.job_id)
+            sa.select(
+                t.c.executor_id, t.c.gpus, t.c.job_id, j.c.project,
+                sa.func.coalesce(a.c.started, a.c.created).label("since"),
+                a.c.plan["cpu"].as_float().label("cpu"), a.c.plan["memory"].as_float().label("memory"),
+            )
             .join(a, sa.and_(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt))
+            .join(j, j.c.id == t.c.job_id)
             .where(t.c.ended.is_(None), a.c.state.in_(LIVE))
-        )
+            .order_by(t.c.job_id, t.c.rank)
+        )  # fmt: skip
         with self.read() as c:
             rows = c.execute(sa.select(s.executors).order_by(s.executors.c.id)).mappings().all()
             nodes = c.execute(taken).all()
-        machines = []
-        for row in rows:
-            mine = [node for node in nodes if node.executor_id == row["id"]]
-            seen = row["last_seen"]
-            machines.append(
-                Machine(
-                    id=row["id"],
-                    name=row["name"],
-                    capabilities=Capabilities.model_validate(row["capabilities"]),
-                    online=seen is not None and now - seen <= online_for,
-                    draining=bool(row["draining"] or row["drained"]),
-                    revoked=row["revoked"] is not None,
-                    jobs=len(mine),
-                    gpus_taken=frozenset(gpu for node in mine for gpu in node.gpus),
-                )
+            usual = _usual_durations(c) if nodes else {}
+        running: dict[str, list[Running]] = defaultdict(list)
+        for node in nodes:
+            ends = node.since + usual[node.project] if node.project in usual else None
+            held = Running(node.job_id, tuple(node.gpus), node.cpu or 0.0, int(node.memory or 0), ends)
+            running[node.executor_id].append(held)
+        return [
+            Machine(
+                id=row["id"],
+                name=row["name"],
+                capabilities=Capabilities.model_validate(row["capabilities"]),
+                online=row["last_seen"] is not None and now - row["last_seen"] <= online_for,
+                draining=bool(row["draining"] or row["drained"]),
+                revoked=row["revoked"] is not None,
+                running=tuple(running[row["id"]]),
+                cpu_percent=(row["load"] or {}).get("cpu_percent", 0.0),
             )
-        return machines
+            for row in rows
+        ]
 
     def silent_nodes(self, heard_before: float, lease_ttl: float) -> list[SilentNode]:
         """Nodes at work whose executor has an endpoint and was not heard of since a moment."""
@@ -264,3 +276,20 @@ class ExecutorStore(Database):
                     digest=digest, job_id=job, executor_id=executor, repository_id=repository, expires=expires
                 )
             )
+
+
+def _lasting(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """What of them does not change all the time by itself."""
+    return {key: value for key, value in capabilities.items() if key != "disk_free_bytes"}
+
+
+def _usual_durations(c: Connection) -> dict[str, float]:
+    """How long the newest completed jobs of each project took, as far as there are any."""
+    t = s.jobs
+    done = sa.select(t.c.project, t.c.started, t.c.ended).where(
+        t.c.state == "completed", t.c.started.is_not(None), t.c.ended.is_not(None)
+    )
+    took: dict[str, list[float]] = defaultdict(list)
+    for row in c.execute(done.order_by(t.c.created.desc()).limit(DURATIONS_SEEN)):
+        took[row.project].append(row.ended - row.started)
+    return {project: median(seconds) for project, seconds in took.items()}

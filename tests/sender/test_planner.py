@@ -1,48 +1,24 @@
-"""Placement: all nodes or none, never more than a machine has, the same answer for the same question."""
+"""One job over the machines: all nodes or none, never more than a machine has, and why not in words."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from trainforge.config.manifest import Manifest, parse_manifest
-from trainforge.config.messages import Capabilities, Gpu
-from trainforge.sender.planner import Machine, Plan, Waiting, adjust, plan
+from support.planning import GIB, machine, manifest, node, placed, why
+from trainforge.sender.fit import need_of
+from trainforge.sender.gang import Board
+from trainforge.sender.parameters import adjust
+from trainforge.sender.planner import ADVICE, ALL, SHOWN, Plan, Waiting, plan
+from trainforge.sender.suggestions import estimate, size_text, suggest
 
-GIB = 2**30
-
-
-def manifest(rest: str = "") -> Manifest:
-    return parse_manifest(f"project: {{name: p}}\ntraining: {{script: t.py}}\n{rest}")
-
-
-def machine(name: str, gpus: int = 0, **facts: Any) -> Machine:
-    has = {
-        "hostname": name,
-        "cpu_count": 4,
-        "memory_bytes": 16 * GIB,
-        "disk_free_bytes": 100 * GIB,
-        "gpus": [Gpu(uuid=f"{name}-{i}", model="A", memory_bytes=24 * GIB) for i in range(gpus)],
-    }
-    own = {key: facts.pop(key) for key in list(facts) if key in Capabilities.model_fields}
-    return Machine(id=f"x-{name}", name=name, capabilities=Capabilities.model_validate(has | own), **facts)
-
-
-def why(made: Plan | Waiting) -> dict[str, str]:
-    assert isinstance(made, Waiting)
-    return made.reasons
-
-
-def placed(made: Plan | Waiting) -> list[str]:
-    assert isinstance(made, Plan)
-    return [node.name for node in made.nodes]
+SATURDAY_NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC
 
 
 def test_no_executors_at_all() -> None:
     assert why(plan(manifest(), [])) == {"*": "no executor has joined yet"}
+    assert why(plan(manifest(), [machine("a", revoked=True)])) == {"*": "no executor has joined yet"}
 
 
 @pytest.mark.parametrize(
@@ -50,71 +26,186 @@ def test_no_executors_at_all() -> None:
     [
         ("", {"online": False}, "offline"),
         ("", {"draining": True}, "draining: it takes no new jobs"),
-        ("", {"jobs": 1}, "busy with 1 of 1 jobs"),
-        ("resources: {gpu: 1}", {}, "has no GPUs, 1 needed"),
-        ("resources: {gpu: 2}", {"gpus": 1}, "has 1 GPU, 2 needed"),
+        ("", {"running": (node(),)}, "busy with 1 of 1 jobs"),
+        ("", {"available": "Mon-Fri 18:00-08:00"}, "available from Mon 18:00"),
+        ("", {"available": "18:00-08:00"}, "available from 18:00"),
+        ("resources: {gpu: 1}", {}, "needs 1 GPU, has none"),
+        ("resources: {gpu: 2}", {"gpus": 1}, "needs 2 GPUs, has 1"),
         (
             "resources: {gpu: 1}",
-            {"gpus": 1, "gpus_taken": frozenset({"box-0"}), "max_jobs": 2},
-            "has no free GPUs, 1 needed",
+            {"gpus": 1, "running": (node("box-0"),), "max_jobs": 2},
+            "needs 1 free GPU, has none now",
         ),
-        ("resources: {gpu: '40GB..:1'}", {"gpus": 1}, "has no GPUs of 37.3Gi or more, 1 needed"),
-        ("resources: {cpu: 8}", {}, "has 4 CPU cores, 8 needed"),
-        ("resources: {memory: 32Gi}", {}, "has 16.0Gi of memory, 32.0Gi needed"),
-        ("resources: {disk: 200Gi}", {}, "has 100.0Gi of free disk, 200.0Gi needed"),
+        ("resources: {gpu: '40Gi..:1'}", {"gpus": 1}, "needs 40 GiB of GPU memory, has 24 GiB"),
+        (
+            "resources: {gpu: '40Gi..80Gi:2'}",
+            {"gpus": 2},
+            "needs 40 GiB to 80 GiB of GPU memory on each of 2, has 24 GiB",
+        ),
+        ("resources: {cpu: 8}", {}, "needs 8 CPU cores, has 4"),
+        (
+            "resources: {cpu: 3}",
+            {"max_jobs": 2, "running": (node(cpu=2),)},
+            "needs 3 CPU cores, has 2 not taken by jobs",
+        ),
+        ("resources: {memory: 32Gi}", {}, "needs 32 GiB of memory, has 16 GiB"),
+        (
+            "resources: {memory: 12Gi}",
+            {"max_jobs": 2, "running": (node(memory=8 * GIB),)},
+            "needs 12 GiB of memory, has 8.5 GiB not taken by jobs",
+        ),
+        ("resources: {disk: 200Gi}", {}, "needs 200 GiB of free disk, has 100 GiB"),
         ("resources: {labels: {zone: lab}}", {"labels": {"zone": "home"}}, "lacks the label zone=lab"),
     ],
 )
 def test_a_machine_that_does_not_fit_says_why(rest: str, facts: dict[str, Any], words: str) -> None:
-    assert why(plan(manifest(rest), [machine("box", **facts)])) == {"box": words}
+    made = plan(manifest(rest), [machine("box", **facts)], now=SATURDAY_NOON)
+    assert why(made) == {"box": words}
 
 
-def test_manual_choice_by_name_or_id() -> None:
+def test_manual_choice_and_exclusion_by_name_or_id() -> None:
     machines = [machine("alpha"), machine("beta")]
     assert placed(plan(manifest(), machines, chosen=["beta"])) == ["beta"]
     assert placed(plan(manifest(), machines, chosen=["x-beta"])) == ["beta"]
+    assert placed(plan(manifest(), machines, chosen=["!alpha"])) == ["beta"]
     assert why(plan(manifest(), machines[:1], chosen=["beta"])) == {"alpha": "not among the executors chosen"}
+    assert why(plan(manifest(), machines[:1], chosen=["!alpha"])) == {"alpha": "excluded by the request"}
 
 
 def test_half_a_gang_is_none() -> None:
-    made = plan(manifest("resources: {nodes: 2}"), [machine("alpha"), machine("beta", jobs=1)])
+    made = plan(manifest("resources: {nodes: 2}"), [machine("alpha"), machine("beta", running=(node(),))])
     assert why(made) == {
-        "alpha": "would fit, but the job needs 2 executors and 1 fit",
+        "alpha": "would fit, but the job needs 2 machines at once and 1 fits",
         "beta": "busy with 1 of 1 jobs",
     }
+
+
+def test_a_range_of_nodes_takes_what_is_there() -> None:
+    machines = [machine(name) for name in "abc"]
+    assert placed(plan(manifest("resources: {nodes: '1:4'}"), machines)) == ["a", "b", "c"]
+    assert placed(plan(manifest("resources: {nodes: '1:2'}"), machines)) == ["a", "b"]
+    assert isinstance(plan(manifest("resources: {nodes: '4:8'}"), machines), Waiting)
 
 
 def test_the_smaller_and_emptier_machine_is_taken_first() -> None:
     cpu_job = manifest()
     assert placed(plan(cpu_job, [machine("gpu", gpus=1), machine("cpu")])) == ["cpu"]
-    busy = machine("a", jobs=1, max_jobs=4)
+    busy = machine("a", running=(node(),), max_jobs=4)
     assert placed(plan(cpu_job, [busy, machine("b", max_jobs=4)])) == ["b"]
+    assert placed(plan(cpu_job, [machine("a", cpu_percent=90), machine("b", cpu_percent=5)])) == ["b"]
+    gpu_job = manifest("resources: {gpu: 1}")
+    assert placed(plan(gpu_job, [machine("large", gpus=1, gpu_gib=80), machine("small", gpus=1)])) == [
+        "small"
+    ]
+    assert placed(plan(gpu_job, [machine("eight", gpus=8), machine("one", gpus=1)])) == ["one"]
+    assert placed(
+        plan(manifest("resources: {gpu: '1..8'}"), [machine("a", gpus=2), machine("b", gpus=8)])
+    ) == ["b"]
 
 
 def test_gpus_are_given_equally_and_one_process_each() -> None:
     made = plan(manifest("resources: {nodes: 2, gpu: '1..8'}"), [machine("a", gpus=4), machine("b", gpus=2)])
     assert isinstance(made, Plan)
-    assert [len(node.gpus) for node in made.nodes] == [2, 2]
+    assert [len(one.gpus) for one in made.nodes] == [2, 2]
     assert (made.processes_per_node, made.world_size) == (2, 4)
+
+
+def test_a_machine_that_would_slow_the_gang_down_is_left_out() -> None:
+    machines = [machine("a", gpus=8), machine("b", gpus=1)]
+    made = plan(manifest("resources: {nodes: '1:2', gpu: '1..8'}"), machines)
+    assert isinstance(made, Plan)
+    assert [(one.name, len(one.gpus)) for one in made.nodes] == [("a", 8)]
+
+
+def test_executors_of_one_host_share_what_it_has() -> None:
+    shared = [
+        machine(name, gpus=2, gpu_host="h", host_id="h", max_jobs=2, running=running)
+        for name, running in (("a", (node("h-0"),)), ("b", ()))
+    ]
+    made = plan(manifest("resources: {gpu: 1, memory: 6Gi}"), shared)
+    assert isinstance(made, Plan)
+    assert [one.gpus for one in made.nodes] == [("h-1",)]
+    assert isinstance(plan(manifest("resources: {nodes: 2, gpu: 1}"), shared), Waiting)
+    assert isinstance(plan(manifest("resources: {nodes: 2, memory: 12Gi}"), shared), Waiting)
+
+
+# --- what would help ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rest", "chosen", "facts", "words"),
+    [
+        ("nodes: 3", [], {}, "resources.nodes: 2 would fit now"),
+        ("gpu: 4", [], {"gpus": 2}, "resources.gpu: 2 would fit now"),
+        ("gpu: '40Gi..:1'", [], {"gpus": 1}, "resources.gpu: 24Gi..:1 would fit now"),
+        ("gpu: 1", [], {}, "resources.gpu: 0 would fit now, on CPU"),
+        ("nodes: 2, memory: 32Gi", [], {}, "resources.memory: 16Gi would fit now"),
+        ("cpu: 64", [], {}, "resources.cpu: 4 would fit now"),
+        ("disk: 1Ti", [], {}, "resources.disk: 100Gi would fit now"),
+        ("labels: {zone: lab}", [], {}, "without resources.labels zone=lab it would fit now"),
+        ("nodes: 1", ["gamma"], {}, "a would take it now, without the choice of executors"),
+    ],
+)
+def test_the_nearest_change_is_named(rest: str, chosen: list[str], facts: dict[str, Any], words: str) -> None:
+    machines = [machine("a", **facts), machine("b", **facts)]
+    made = plan(manifest(f"resources: {{{rest}}}"), machines, chosen=chosen)
+    assert isinstance(made, Waiting)
+    assert made.suggestions[0] == words
+    assert made.summary()[ADVICE].startswith(words)
+
+
+def test_nothing_is_suggested_that_would_not_help() -> None:
+    board = Board([machine("a", online=False)], 0)
+    assert suggest(board, need_of(manifest("resources: {nodes: 3, gpu: 2, cpu: 9}"))) == ()
+
+
+def test_a_long_list_of_reasons_is_cut_and_counted() -> None:
+    made = plan(manifest(), [machine(f"m{number:03}", online=False) for number in range(100)])
+    assert isinstance(made, Waiting)
+    assert len(made.reasons) == 100
+    assert len(made.summary()) == SHOWN + 1
+    assert made.summary()[ALL] == "80 more: offline"
+
+
+@pytest.mark.parametrize(("size", "text"), [(2**34, "16Gi"), (2**20 * 300, "300Mi"), (24e9, "22888Mi")])
+def test_sizes_are_written_as_in_a_manifest(size: float, text: str) -> None:
+    assert size_text(size) == text
+
+
+# --- when -----------------------------------------------------------------------------------------------
+
+
+def test_the_start_is_estimated_from_what_runs() -> None:
+    two = need_of(manifest("resources: {nodes: 2}"))
+    machines = [machine("a", running=(node(ends=500.0),)), machine("b", running=(node(ends=900.0),))]
+    assert estimate(Board(machines, 100), two).time == 900.0
+    assert estimate(Board([*machines, machine("c")], 100), two).time == 500.0
+    late = [machine("a", running=(node(ends=50.0),)), machine("b")]
+    assert estimate(Board(late, 100), two).time is None  # it takes longer than usual: nobody knows
+
+
+def test_an_unknown_start_is_said_to_be_unknown() -> None:
+    one = need_of(manifest())
+    assert estimate(Board([machine("a", running=(node(),))], 0), one).words.startswith(
+        "unknown: nothing tells"
+    )
+    assert estimate(Board([machine("a", online=False)], 0), one).words.startswith("unknown: no machines")
 
 
 # --- parameters -----------------------------------------------------------------------------------------
 
 
-def params(scale: str, values: str) -> Manifest:
-    return parse_manifest(
-        f"project: {{name: p}}\ntraining: {{script: t.py, params: {values}}}\n"
-        f"distributed: {{scale: {scale}}}\n"
-    )
+def params(scale: str, values: str) -> Any:
+    return manifest(f"distributed: {{scale: {scale}}}\n", training=f"{{script: t.py, params: {values}}}")
 
 
 def test_batch_size_is_divided_and_the_plan_says_so() -> None:
     wanted = params("{batch_size: divide}", "{batch_size: 64, per_device_train_batch_size: 10, epochs: 3}")
     after, changes, notices = adjust(wanted, 4)
     assert after == {"batch_size": 16, "per_device_train_batch_size": 2, "epochs": 3}
-    assert [(c.key, c.before, c.after) for c in changes] == [
-        ("batch_size", 64, 16),
-        ("per_device_train_batch_size", 10, 2),
+    assert [str(change) for change in changes] == [
+        "batch_size: 64 becomes 16 (divided by 4 processes)",
+        "per_device_train_batch_size: 10 becomes 2 (divided by 4 processes)",
     ]
     assert notices == (
         "per_device_train_batch_size 10 is not a multiple of 4 processes: together they train with 8",
@@ -124,67 +215,16 @@ def test_batch_size_is_divided_and_the_plan_says_so() -> None:
 @pytest.mark.parametrize(("rule", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("keep", 0.1)])
 def test_the_learning_rate_follows_the_rule(rule: str, expected: float) -> None:
     wanted = params(f"{{learning_rate: {rule}, batch_size: keep}}", "{learning_rate: 0.1, lr: 0.1}")
-    after, _, _ = adjust(wanted, 4)
+    after, _, notices = adjust(wanted, 4)
     assert after == pytest.approx({"learning_rate": expected, "lr": expected})
+    assert notices == ()
+
+
+def test_scaling_both_is_done_as_told_and_noticed() -> None:
+    after, _, notices = adjust(params("{learning_rate: linear}", "{batch_size: 8, lr: 0.1}"), 2)
+    assert after == {"batch_size": 4, "lr": 0.2}
+    assert len(notices) == 1
 
 
 def test_one_process_changes_nothing() -> None:
     assert adjust(params("{learning_rate: linear}", "{lr: 0.1, batch_size: 3}"), 1)[1:] == ((), ())
-
-
-# --- properties -----------------------------------------------------------------------------------------
-
-MACHINES = st.lists(
-    st.builds(
-        lambda number, gpus, jobs, limit, taken, online: machine(
-            f"box{number}",
-            gpus=gpus,
-            jobs=jobs,
-            max_jobs=limit,
-            online=online,
-            gpus_taken=frozenset(f"box{number}-{i}" for i in range(taken)),
-        ),
-        st.integers(0, 30),
-        st.integers(0, 4),
-        st.integers(0, 4),
-        st.integers(1, 4),
-        st.integers(0, 4),
-        st.booleans(),
-    ),
-    max_size=8,
-    unique_by=lambda one: one.id,
-)
-
-
-@given(MACHINES, st.integers(1, 4), st.integers(0, 3), st.integers(0, 3), st.randoms(use_true_random=False))
-def test_plans_are_whole_within_limits_and_certain(
-    machines: list[Machine], nodes: int, more: int, gpus: int, random: Any
-) -> None:
-    wanted = manifest(f"resources: {{nodes: '{nodes}:{nodes + more}', gpu: '{gpus}..{gpus + 1}'}}")
-    made = plan(wanted, machines)
-    shuffled = random.sample(machines, len(machines))
-    if isinstance(made, Waiting):
-        assert made.reasons.keys() == ({one.name for one in machines} or {"*"})
-        assert all(made.reasons.values())
-        assert plan(wanted, shuffled) == made
-        return
-    assert plan(wanted, shuffled) == made
-    assert nodes <= len(made.nodes) <= nodes + more
-    assert [node.rank for node in made.nodes] == list(range(len(made.nodes)))
-    assert len({node.executor for node in made.nodes}) == len(made.nodes)
-    by_id = {one.id: one for one in machines}
-    for node in made.nodes:
-        chosen = by_id[node.executor]
-        assert chosen.online
-        assert chosen.jobs < chosen.capabilities.max_jobs
-        assert gpus <= len(node.gpus) <= gpus + 1
-        own = {gpu.uuid for gpu in chosen.capabilities.gpus}
-        assert set(node.gpus) <= own - chosen.gpus_taken
-    assert len({len(node.gpus) for node in made.nodes}) == 1
-
-
-@given(st.integers(1, 4096), st.integers(1, 64))
-def test_dividing_never_makes_the_whole_batch_larger_unless_it_has_to(batch: int, world: int) -> None:
-    after, _, _ = adjust(params("{batch_size: divide}", f"{{batch_size: {batch}}}"), world)
-    assert after["batch_size"] >= 1
-    assert after["batch_size"] * world <= max(batch, world)

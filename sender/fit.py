@@ -1,0 +1,279 @@
+"""Whether a machine can take a node of a job, how well it fits, and in words why not. Pure.
+
+A `Machine` is an executor as it was found; a `Room` is the same during one planning pass, in which it
+fills. Executors on one host share its GPUs, cores and memory: their rooms have one `Pool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from trainforge.config.availability import closed_words
+from trainforge.config.manifest import GpuRequest, Manifest, NodeRange
+from trainforge.config.messages import Capabilities, Gpu
+
+ONE, NO_GPU = NodeRange(), GpuRequest()
+TOLERANCE = 0.97  # a "16 GB" machine or GPU reports a little less
+
+
+@dataclass(frozen=True)
+class Running:
+    """A node that holds a part of a machine. `ends`: when jobs like it usually end, where known."""
+
+    job: str
+    gpus: tuple[str, ...] = ()
+    cpu: float = 0.0
+    memory: int = 0
+    ends: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An executor as the planner sees it."""
+
+    id: str
+    name: str
+    capabilities: Capabilities
+    online: bool = True
+    draining: bool = False
+    revoked: bool = False
+    running: tuple[Running, ...] = ()
+    cpu_percent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a job asks of machines. Jobs with equal needs are planned together.
+
+    `chosen` are executors by id or name, empty for any; `excluded` are those that must not be taken.
+    """
+
+    nodes: NodeRange = ONE
+    gpu: GpuRequest = NO_GPU
+    processes: int | None = None
+    cpu: float = 0.0
+    memory: int = 0
+    disk: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    chosen: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+
+    @cached_property
+    def _hash(self) -> int:
+        gpu = (self.gpu.min, self.gpu.max, self.gpu.memory_min, self.gpu.memory_max)
+        sizes = (self.nodes.min, self.nodes.max, self.processes, self.cpu, self.memory, self.disk)
+        return hash((gpu, sizes, self.labels, self.chosen, self.excluded))
+
+    def __hash__(self) -> int:
+        return self._hash  # asked for once per job and pass
+
+
+def need_of(manifest: Manifest, executors: Collection[str] = ()) -> Need:
+    """`executors` are ids or names that somebody picked by hand; with `!` before it, one to leave out."""
+    wants = manifest.resources
+    return Need(
+        nodes=wants.nodes,
+        gpu=wants.gpu,
+        processes=wants.processes_per_node,
+        cpu=wants.cpu or 0.0,
+        memory=wants.memory or 0,
+        disk=wants.disk or 0,
+        labels=tuple(sorted(wants.labels.items())),
+        chosen=frozenset(name for name in executors if not name.startswith("!")),
+        excluded=frozenset(name[1:] for name in executors if name.startswith("!")),
+    )
+
+
+@dataclass(eq=False)
+class Pool:
+    """What the executors of one host share, and what of it is taken."""
+
+    rooms: list[Room] = field(default_factory=list)
+    gpus: set[str] = field(default_factory=set)
+    cpu: float = 0.0
+    memory: int = 0
+
+
+@dataclass(eq=False)
+class Room:
+    """A machine during a pass. `version` counts changes; `kept_for` is the job it is reserved for."""
+
+    machine: Machine
+    pool: Pool
+    running: list[Running]
+    closed: str = ""  # why it takes nothing at all, whatever the need
+    version: int = 0
+    kept_for: str = ""
+    full: bool = False  # reserved, but not free yet: nothing more may begin here
+
+    @property
+    def open(self) -> bool:
+        return not (self.closed or self.full) and len(self.running) < self.machine.capabilities.max_jobs
+
+    def free_gpus(self, ask: GpuRequest, besides: Collection[str] = ()) -> list[Gpu]:
+        """Smallest first, so that a large one is left for whoever needs it."""
+        taken = self.pool.gpus
+        free = [
+            gpu
+            for gpu in self.machine.capabilities.gpus
+            if gpu.uuid not in taken and gpu.uuid not in besides and gpu_fits(gpu, ask)
+        ]
+        return sorted(free, key=lambda gpu: (gpu.memory_bytes, gpu.uuid)) if len(free) > 1 else free
+
+    def hold(self, node: Running) -> None:
+        self.running.append(node)
+        self.pool.gpus.update(node.gpus)
+        self.pool.cpu += node.cpu
+        self.pool.memory += node.memory
+        for room in self.pool.rooms:
+            room.version += 1
+
+
+def rooms_of(machines: Iterable[Machine], now: float) -> list[Room]:
+    """The machines as they are now, in the order of their ids."""
+    pools: dict[str, Pool] = {}
+    rooms = []
+    for machine in sorted(machines, key=lambda machine: machine.id):
+        pool = pools.setdefault(machine.capabilities.host_id or machine.id, Pool())
+        room = Room(machine, pool, list(machine.running), _closed(machine, now))
+        pool.rooms.append(room)
+        for node in machine.running:
+            pool.gpus.update(node.gpus)
+            pool.cpu += node.cpu
+            pool.memory += node.memory
+        rooms.append(room)
+    return rooms
+
+
+def _closed(machine: Machine, now: float) -> str:
+    if machine.revoked:
+        return "removed from this sender"
+    if not machine.online:
+        return "offline"
+    if machine.draining:
+        return "draining: it takes no new jobs"
+    has = machine.capabilities
+    return closed_words(has.available, now, has.utc_offset) if has.available else ""
+
+
+# --- fitting --------------------------------------------------------------------------------------------
+
+Key = tuple[int, int, int, float, int, int, str]
+
+
+def suits(need: Need, machine: Machine) -> bool:
+    """Whether the machine, all of it free, could take a node: `unsuitable` without the words."""
+    has = machine.capabilities
+    if need.gpu.min and sum(gpu_fits(gpu, need.gpu) for gpu in has.gpus) < need.gpu.min:
+        return False
+    if need.cpu > has.cpu_count or need.memory > has.memory_bytes / TOLERANCE:
+        return False
+    if need.disk > has.disk_free_bytes / TOLERANCE:
+        return False
+    if need.labels and any(has.labels.get(key) != value for key, value in need.labels):
+        return False
+    return not (need.chosen or need.excluded) or not _not_wanted(need, machine)
+
+
+def fit(need: Need, room: Room) -> Key | None:
+    """How well the room fits now, less is better; None if a node does not fit.
+
+    First what is asked for at most, then the least waste of GPUs, then the least load.
+    """
+    has, pool = room.machine.capabilities, room.pool
+    spare = has.memory_bytes / TOLERANCE - pool.memory
+    if need.cpu > has.cpu_count - pool.cpu or need.memory > spare:
+        return None
+    short = wasted = size = 0
+    if has.gpus or need.gpu.min:
+        free = room.free_gpus(need.gpu) if need.gpu.max else []
+        if len(free) < need.gpu.min:
+            return None
+        given = min(len(free), need.gpu.max)
+        short = need.gpu.max - given
+        wasted = sum(gpu.uuid not in pool.gpus for gpu in has.gpus) - given
+        size = free[given - 1].memory_bytes if given else 0
+    load = len(room.running) / has.max_jobs
+    return short, wasted, size, load, int(room.machine.cpu_percent // 25), int(spare), room.machine.id
+
+
+def gpu_fits(gpu: Gpu, ask: GpuRequest) -> bool:
+    if gpu.memory_bytes < ask.memory_min * TOLERANCE:
+        return False
+    return ask.memory_max is None or gpu.memory_bytes <= ask.memory_max
+
+
+# --- words ----------------------------------------------------------------------------------------------
+
+
+def words(need: Need, room: Room) -> str:
+    """Why this room takes no node of the job now; empty when it would."""
+    return (
+        _not_wanted(need, room.machine)
+        or room.closed
+        or _unsuitable(need, room.machine.capabilities)
+        or (f"kept free for job {room.kept_for[:8]}, which is next" if room.full else "")
+        or _busy(need, room)
+    )
+
+
+def _not_wanted(need: Need, machine: Machine) -> str:
+    names = {machine.id, machine.name}
+    if need.chosen and not need.chosen & names:
+        return "not among the executors chosen"
+    return "excluded by the request" if need.excluded & names else ""
+
+
+def _unsuitable(need: Need, has: Capabilities) -> str:
+    lacking = [f"{key}={value}" for key, value in need.labels if has.labels.get(key) != value]
+    if lacking:
+        return f"lacks the label {', '.join(lacking)}"
+    if need.gpu.min and sum(gpu_fits(gpu, need.gpu) for gpu in has.gpus) < need.gpu.min:
+        return _gpu_words(need.gpu, has.gpus)
+    if need.cpu > has.cpu_count:
+        return f"needs {_count(need.cpu, 'CPU core')}, has {has.cpu_count}"
+    if need.memory > has.memory_bytes / TOLERANCE:
+        return f"needs {size(need.memory)} of memory, has {size(has.memory_bytes)}"
+    if need.disk > has.disk_free_bytes / TOLERANCE:
+        return f"needs {size(need.disk)} of free disk, has {size(has.disk_free_bytes)}"
+    return ""
+
+
+def _gpu_words(ask: GpuRequest, gpus: Sequence[Gpu]) -> str:
+    """What it is that the GPUs lack: their number, or their memory."""
+    if len(gpus) < ask.min:
+        return f"needs {_count(ask.min, 'GPU')}, has {len(gpus) or 'none'}"
+    sizes = ", ".join(sorted({size(gpu.memory_bytes) for gpu in gpus}))
+    wanted = size(ask.memory_min) if ask.memory_min else ""
+    if ask.memory_max is not None:
+        wanted = f"{wanted} to {size(ask.memory_max)}" if wanted else f"at most {size(ask.memory_max)}"
+    each = "" if ask.min == 1 else f" on each of {ask.min}"
+    return f"needs {wanted} of GPU memory{each}, has {sizes}"
+
+
+def _busy(need: Need, room: Room) -> str:
+    has, pool = room.machine.capabilities, room.pool
+    others = [node for node in room.running if node.job != room.kept_for]
+    kept = f"kept free for job {room.kept_for[:8]}, which is next" if room.kept_for else ""
+    if len(room.running) >= has.max_jobs:
+        return kept or f"busy with {len(others)} of {has.max_jobs} jobs"
+    free = len(room.free_gpus(need.gpu)) if need.gpu.min else 0
+    if free < need.gpu.min:
+        return kept or f"needs {_count(need.gpu.min, 'free GPU')}, has {free or 'none'} now"
+    if need.cpu > has.cpu_count - pool.cpu:
+        spare = max(has.cpu_count - pool.cpu, 0)
+        return kept or f"needs {_count(need.cpu, 'CPU core')}, has {spare:g} not taken by jobs"
+    spare = has.memory_bytes / TOLERANCE - pool.memory
+    if need.memory > spare:
+        return kept or f"needs {size(need.memory)} of memory, has {size(max(spare, 0))} not taken by jobs"
+    return ""
+
+
+def size(value: float) -> str:
+    return f"{value / 2**30:.1f}".removesuffix(".0") + " GiB"
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,198 @@
+"""All nodes of a job or none: takes the best rooms for a need, and keeps rooms free for one. Pure.
+
+`Candidates` keeps the rooms that fit one need in a heap, best first. A placement touches few rooms, and
+each heap learns of those alone, so that a pass over a long queue does not look at every machine for every
+job.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from trainforge.sender.fit import TOLERANCE, Key, Machine, Need, Pool, Room, Running, fit, rooms_of, suits
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A node's place: the executor and the GPUs it gets there."""
+
+    machine: Machine
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass
+class Share:
+    """What a gang in the making takes of one host."""
+
+    gpus: set[str] = field(default_factory=set)
+    nodes: int = 0
+
+
+class Board:
+    """The fleet during one pass."""
+
+    def __init__(self, machines: Iterable[Machine], now: float) -> None:
+        self.now = now
+        self.rooms = rooms_of(machines, now)
+        self.by_id = {room.machine.id: room for room in self.rooms}
+        self.open = [room for room in self.rooms if room.open]
+        self.touched: list[Room] = []
+
+    def take(self, job: str, need: Need, seats: Sequence[Seat], *, keep: bool = False) -> None:
+        """Fill the seats; with `keep` they are only kept free for the job."""
+        for seat in seats:
+            room = self.by_id[seat.machine.id]
+            room.hold(Running(job, seat.gpus, need.cpu, need.memory))
+            if keep:
+                room.kept_for = job
+            self.touched += room.pool.rooms
+
+    def fill(self, job: str, room: Room) -> None:
+        """Let nothing new begin on the room's host, so that it becomes free for the job."""
+        for shared in room.pool.rooms:
+            shared.full, shared.kept_for = True, job
+            shared.version += 1
+        self.touched += room.pool.rooms
+
+
+class Candidates:
+    """The rooms in which a node of this need fits now, best first."""
+
+    def __init__(self, board: Board, need: Need) -> None:
+        self._board, self._need = board, need
+        self._seen = len(board.touched)
+        entries = ((fit(need, room), room.version, room) for room in board.open if self._eligible(room))
+        self._heap: list[tuple[Key, int, Room]] = [
+            (key, version, room) for key, version, room in entries if key
+        ]
+        heapq.heapify(self._heap)
+
+    def _eligible(self, room: Room) -> bool:
+        return room.open and suits(self._need, room.machine)
+
+    def seats(self) -> list[Seat] | None:
+        """The best places for a job of this need; None if there is no room for the least it needs."""
+        self._catch_up()
+        need, heap = self._need, self._heap
+        seen: list[tuple[Key, int, Room]] = []
+        taken: list[Room] = []
+        shares: dict[Pool, Share] = defaultdict(Share)
+        while heap and len(taken) < need.nodes.max:
+            entry = heapq.heappop(heap)
+            room = entry[2]
+            if entry[1] != room.version:
+                continue  # it has changed, and a newer entry tells how
+            seen.append(entry)
+            if len(room.pool.rooms) == 1 or join(need, room, shares[room.pool]):
+                taken.append(room)
+        for entry in seen:
+            heapq.heappush(heap, entry)
+        return _shape(need, taken) if len(taken) >= need.nodes.min else None
+
+    def _catch_up(self) -> None:
+        touched = self._board.touched
+        if self._seen == len(touched):
+            return
+        for room in {room.machine.id: room for room in touched[self._seen :]}.values():
+            key = fit(self._need, room) if self._eligible(room) else None
+            if key is not None:
+                heapq.heappush(self._heap, (key, room.version, room))
+        self._seen = len(touched)
+
+
+def join(need: Need, room: Room, share: Share, *, empty: bool = False) -> bool:
+    """Add a node to the gang's share of a host, if that much is free; `empty`: once all else has ended."""
+    has, pool = room.machine.capabilities, room.pool
+    nodes = share.nodes + 1
+    cpu, memory = (0.0, 0) if empty else (pool.cpu, pool.memory)
+    if need.cpu * nodes > has.cpu_count - cpu or need.memory * nodes > has.memory_bytes / TOLERANCE - memory:
+        return False
+    if need.gpu.min:
+        free = _all_gpus(room, need) if empty else [gpu.uuid for gpu in room.free_gpus(need.gpu)]
+        free = [gpu for gpu in free if gpu not in share.gpus]
+        if len(free) < need.gpu.min:
+            return False
+        share.gpus.update(free[: need.gpu.min])
+    share.nodes = nodes
+    return True
+
+
+def _all_gpus(room: Room, need: Need) -> list[str]:
+    bare = Room(room.machine, Pool(), [])
+    return [gpu.uuid for gpu in bare.free_gpus(need.gpu)]
+
+
+def _shape(need: Need, rooms: Sequence[Room]) -> list[Seat]:
+    """As many processes as the rooms allow, on as few machines; every node has equally many GPUs."""
+    if not need.gpu.max:
+        return [Seat(room.machine) for room in rooms]
+    most = need.gpu.max
+    if need.processes is not None:
+        most = max(need.gpu.min, min(most, need.processes))
+    counts = [min(len(room.free_gpus(need.gpu)), most) for room in rooms]
+    lengths = range(need.nodes.min, len(rooms) + 1)
+    nodes = max(lengths, key=lambda n: (n * (need.processes or max(min(counts[:n]), 1)), -n))
+    given = None
+    count = min(counts[:nodes])
+    while given is None:
+        given = _give_gpus(need, rooms[:nodes], count)
+        count -= 1
+    return [Seat(room.machine, gpus) for room, gpus in zip(rooms, given, strict=False)]
+
+
+def _give_gpus(need: Need, rooms: Sequence[Room], count: int) -> list[tuple[str, ...]] | None:
+    """So many GPUs for each room, none twice; None where rooms of one host have too few together."""
+    taken: set[str] = set()
+    given = []
+    for room in rooms:
+        free = room.free_gpus(need.gpu, taken)
+        if len(free) < count:
+            return None
+        gpus = tuple(gpu.uuid for gpu in free[:count])
+        taken.update(gpus)
+        given.append(gpus)
+    return given
+
+
+# --- keeping rooms free ---------------------------------------------------------------------------------
+
+
+def possible(board: Board, need: Need) -> list[Room]:
+    """The rooms that could take a node once what runs there has ended."""
+    return [room for room in board.rooms if not room.closed and suits(need, room.machine)]
+
+
+def reserve(board: Board, job: str, need: Need, held: Collection[str]) -> bool:
+    """Keep rooms free for a job that could run on this fleet, but not yet; whether there are enough.
+
+    First those where it fits now: they only lack the others. Then those kept for it before, so that the
+    choice does not wander, then those that become free soonest. Nothing else begins there; on the former
+    more may, as far as the job leaves something over.
+    """
+    shares: dict[Pool, Share] = defaultdict(Share)
+    ready: list[Seat] = []
+    later: list[Room] = []
+    rooms = [(room.open and fit(need, room) is not None, room) for room in possible(board, need)]
+
+    def order(entry: tuple[bool, Room]) -> tuple[bool, bool, float, str]:
+        fits, room = entry
+        soonest = min((node.ends or float("inf") for node in room.running), default=0.0)
+        return not fits, room.machine.id not in held, soonest, room.machine.id
+
+    for fits, room in sorted(rooms, key=order):
+        if len(ready) + len(later) == need.nodes.min:
+            break
+        before = set(shares[room.pool].gpus)
+        if fits and join(need, room, shares[room.pool]):
+            ready.append(Seat(room.machine, tuple(sorted(shares[room.pool].gpus - before))))
+        elif join(need, room, shares[room.pool], empty=True):
+            later.append(room)
+    if len(ready) + len(later) < need.nodes.min:
+        return False
+    board.take(job, need, ready, keep=True)
+    for room in later:
+        board.fill(job, room)
+    return True
