@@ -28,16 +28,18 @@ from trainforge.config.errors import (
     TrainForgeError,
     Unreachable,
 )
-from trainforge.config.messages import GitCredential, Heartbeat, NodeKey
+from trainforge.config.messages import GitCredential, Heartbeat, NodeKey, StopOrder
 from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
+from trainforge.config.settings_load import write_private
 from trainforge.config.trust import verify_order
 from trainforge.executor.capabilities import capabilities, load
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
 from trainforge.executor.orders import OrderBook
-from trainforge.executor.status import local_status
+from trainforge.executor.status import CONNECTION, local_status
+from trainforge.executor.telling import tell_the_terminal, told, work
 
 if TYPE_CHECKING:
     from trainforge.executor.door import Door
@@ -59,7 +61,7 @@ class Agent:
         if settings.sender_url:
             self.identity = self.identity.model_copy(update={"sender_url": settings.sender_url})
         self.key = load_key(settings.data_dir)
-        self.link = SenderLink(self.identity, self.key)
+        self.link = SenderLink(self.identity, self.key, self._noticed)
         self.book = OrderBook(settings.data_dir, self._ordered)
         self.nodes: dict[NodeKey, Node] = {}
         self.door: Door | None = None
@@ -105,6 +107,15 @@ class Agent:
 
     def said(self) -> None:
         self._said.set()
+
+    def _noticed(self, problem: TrainForgeError | None) -> None:
+        """The sender answers, or does not any more: said once."""
+        if problem is None:
+            log.info("connected to %s", self.identity.sender_url)
+        else:
+            log.warning("%s; trying again, running jobs go on", problem.message.rstrip("."))
+        words = problem.message if problem else ""
+        write_private(self.data_dir / CONNECTION, {"problem": words, "since": time.time()})
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -174,6 +185,7 @@ class Agent:
                 node.wake()
             elif self.book.read(key) and not self._closing.is_set():
                 self.nodes[key] = Node(key, self.book, self)
+                log.info("%s", work(key, self.nodes[key].order))
                 self.nodes[key].start()
 
     def room(self, node: NodeKey) -> bool:
@@ -195,8 +207,8 @@ class Agent:
             now=time.time(),
             challenge=challenge,
         )
-        if self.book.accept(order, room=self.room):
-            log.info("accepted %s for node %s", order.body.kind, order.node)
+        if self.book.accept(order, room=self.room) and isinstance(order.body, StopOrder):
+            log.info("%s: to be stopped: %s", told(order.node), order.body.reason or order.body.code)
         return order.id
 
     def node(self, key: NodeKey) -> Node | None:
@@ -219,14 +231,18 @@ class Agent:
     # --- loops -----------------------------------------------------------------------------------------
 
     def _heartbeats(self) -> None:
+        said = ""
         while not self._closing.is_set():
             self._beat.clear()
             try:
                 self._heartbeat()
-            except (NotTrusted, Forbidden) as error:
-                log.error("the sender refuses this executor: %s", error)  # noqa: TRY400 - no bug of ours
+                said = ""
+            except (Unreachable, NotTrusted):
+                pass  # said by `_noticed`
             except TrainForgeError as error:
-                log.warning("heartbeat: %s", error)
+                if error.message != said:
+                    log.warning("heartbeat: %s", error)
+                said = error.message
             self._beat.wait(self.settings.heartbeat_every)
 
     def _heartbeat(self) -> None:
@@ -246,7 +262,7 @@ class Agent:
         for key in reply.unknown:
             node = self.node(key)
             if node is not None:
-                log.warning("the sender no longer knows node %s", key)
+                log.warning("%s: the sender no longer knows it", told(key))
                 node.abandon()
 
     def _moved(self) -> None:
@@ -260,8 +276,8 @@ class Agent:
             try:
                 challenge, reply = self.link.claim(accepted, CLAIM_WAIT_S)
             except TrainForgeError as error:
-                if not isinstance(error, Unreachable):
-                    log.error("claim: %s", error)  # noqa: TRY400
+                if not isinstance(error, (Unreachable, NotTrusted)):
+                    log.warning("asking for work: %s", error)
                 self._closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 continue
@@ -286,8 +302,7 @@ class Agent:
             try:
                 while self._hand_all_over():
                     pause = 0.5
-            except Unreachable as error:
-                log.info("journal: %s", error)
+            except Unreachable:
                 self._closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S / 2)
                 self._said.set()
@@ -306,11 +321,11 @@ class Agent:
         try:
             reached = self.link.journal(node.key, node.token(), node.acknowledged, records)
         except Conflict as error:
-            log.warning("node %s is given up: %s", node.key, error)
+            log.warning("%s: given up: %s", told(node.key), error)
             node.abandon()
             return False
         except (NotFound, Forbidden, NotTrusted) as error:
-            log.error("journal of node %s: %s", node.key, error)  # noqa: TRY400
+            log.warning("%s: the sender does not take its journal: %s", told(node.key), error)
             return False
         node.acknowledge(reached)
         return node.acknowledged < node.journal.last and reached >= records[-1].n
@@ -351,6 +366,7 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
     Raises:
         SettingsError: not joined yet, or an executor already runs in this data directory.
     """
+    tell_the_terminal()
     with only_one(settings.data_dir):
         agent = Agent(settings)
         stopping = threading.Event()
@@ -360,12 +376,7 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
         }
         try:
             agent.start()
-            log.info(
-                "executor %s (%s) serves %s",
-                settings.name,
-                agent.identity.executor,
-                agent.identity.sender_url,
-            )
+            log.info("executor %s, data in %s", settings.name, settings.data_dir)
             while not stopping.wait(3600):
                 pass
         finally:

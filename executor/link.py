@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import httpx2
@@ -49,16 +49,28 @@ Reply = TypeVar("Reply", bound=BaseModel)
 
 
 class SenderLink:
-    """Requests to the one sender that this executor has joined; safe to use from several threads."""
+    """Requests to the one sender that this executor has joined; safe to use from several threads.
 
-    def __init__(self, identity: ExecutorIdentity, key: SigningKey) -> None:
+    `noticed` is told once when the sender answers, and once with the reason when it does not any more.
+    """
+
+    def __init__(
+        self,
+        identity: ExecutorIdentity,
+        key: SigningKey,
+        noticed: Callable[[TrainForgeError | None], None] = lambda problem: None,
+    ) -> None:
         self.identity = identity
         self.key = key
         self.client = httpx2.Client(base_url=identity.sender_url, timeout=TIMEOUT_S, trust_env=False)
+        self.noticed = noticed
         self._lock = threading.Lock()
+        self._state: type[TrainForgeError] | str = ""
+        self._closed = False
         self._trusted_until = 0.0
 
     def close(self) -> None:
+        self._closed = True
         self.client.close()
 
     # --- the lease -------------------------------------------------------------------------------------
@@ -122,10 +134,23 @@ class SenderLink:
         try:
             answer = self.client.request(method, path, content=body, headers=headers, timeout=timeout)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise Unreachable(
-                f"the sender at {self.identity.sender_url} cannot be reached: {error}"
-            ) from error
-        return parse(answer, reply)
+            lost = Unreachable(f"the sender at {self.identity.sender_url} cannot be reached: {error}")
+            self._notice(lost)
+            raise lost from error
+        try:
+            message_back = parse(answer, reply)
+        except (Unreachable, NotTrusted) as error:
+            self._notice(error)
+            raise
+        self._notice(None)
+        return message_back
+
+    def _notice(self, problem: TrainForgeError | None) -> None:
+        state = type(problem) if problem else "well"
+        with self._lock:
+            new, self._state = state != self._state and not self._closed, state
+        if new:
+            self.noticed(problem)
 
 
 def parse(answer: httpx2.Response, reply: type[Reply]) -> Reply:

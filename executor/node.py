@@ -50,6 +50,7 @@ from trainforge.executor.preparation import Preparation, Prepared
 from trainforge.executor.publishing import Publishing
 from trainforge.executor.services import Services
 from trainforge.executor.supervise import Supervised
+from trainforge.executor.telling import told
 from trainforge.executor.training import Watch
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ class Node(threading.Thread):
         except Closing:
             pass
         except Exception:  # the process boundary of one node: the others go on
-            log.exception("node %s failed", self.key)
+            log.exception("%s failed", told(self.key))
         finally:
             self.barrier.close()
             if self._abandoned:
@@ -169,10 +170,10 @@ class Node(threading.Thread):
             return Ended(code=error.code, reason=str(error)[:2000], tail=error.message[-8000:])
         except OSError as error:
             code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "internal"
-            log.exception("node %s", self.key)
+            log.log(logging.ERROR, "%s: %s", told(self.key), error, exc_info=code == "internal")
             return Ended(code=code, reason=str(error)[:2000])
         except Exception as error:
-            log.exception("node %s", self.key)
+            log.exception("%s", told(self.key))
             return Ended(code="internal", reason=f"{type(error).__name__}: {error}"[:2000])
 
     def _say_ended(self, ended: Ended) -> None:
@@ -181,8 +182,10 @@ class Node(threading.Thread):
                 self.follower.drain()
                 self.journal.append("ended", ended)
                 self.journal.sync()
+                how = f"{ended.code}: {ended.reason}".removesuffix(": ") if ended.code else "well"
+                log.info("%s: ended %s", told(self.key), how)
             except OSError as error:  # a full disk, mostly: said as soon as there is room for it
-                log.error("node %s cannot write its journal: %s", self.key, error)  # noqa: TRY400
+                log.error("%s cannot write its journal: %s", told(self.key), error)  # noqa: TRY400
                 self._wait(5)
             else:
                 return
@@ -191,6 +194,7 @@ class Node(threading.Thread):
         last = self.journal.find("phase")
         if last is None or (last.data["phase"], last.data["detail"]) != (phase, detail):
             self.journal.append("phase", Phase(phase=phase, detail=detail))
+            log.info("%s: %s", told(self.key), f"{phase}, {detail}" if detail else phase)
 
     # --- orders ----------------------------------------------------------------------------------------
 
@@ -336,6 +340,10 @@ class Node(threading.Thread):
             services=self.services,
         )
         publishing.run(phase=self._phase, wait=self._wait, over=lambda: self._newest(ForgetOrder) is not None)
+        published = self.journal.find("published")
+        if published is not None:
+            branch, commit = published.data["branch"], published.data["commit"][:7]
+            log.info("%s: result on the branch %s, commit %s", told(self.key), branch, commit)
 
     def _forget(self) -> None:
         published = self.journal.find("published")

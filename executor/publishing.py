@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -34,6 +35,8 @@ from trainforge.executor.journal import Journal
 from trainforge.executor.services import Services
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.hooks.results import write_result
+
+log = logging.getLogger(__name__)
 
 COLLECTED = "collected.json"
 REFUSALS = 5
@@ -98,7 +101,7 @@ class Publishing:
         phase("collecting")
         gathered = gather(self.folder, self.manifest)
         phase("publishing")
-        refused = 0
+        refused, said = 0, ""
         for number in itertools.count():
             try:
                 published = self._once(gathered)
@@ -118,6 +121,9 @@ class Publishing:
                 self.journal.sync()
                 return
             pause = min(60.0, 2.0 ** min(number, 6)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+            if reason != said:
+                log.warning("job %s: the result waits: %s", self.key.job[:8], reason)
+            said = reason
             waiting = PublishWaiting(reason=reason[:2000], next_try=time.time() + pause)
             self.journal.append("publish_waiting", waiting)
             wait(pause)
@@ -125,6 +131,7 @@ class Publishing:
                 return
 
     def _give_up(self, code: str, reason: str) -> None:
+        log.warning("job %s: the result cannot be published: %s", self.key.job[:8], reason)
         self.journal.append("finished", Finished(state="failed", code=code, reason=reason[:8000]))
         self.journal.sync()
 

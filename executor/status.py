@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from trainforge.config.errors import SettingsError
-from trainforge.config.messages import NodeKey, RunOrder
+from trainforge.config.messages import NodeKey, PublishOrder, RunOrder
 from trainforge.config.settings import ExecutorSettings
 from trainforge.executor.capabilities import capabilities, load
 from trainforge.executor.identity import ExecutorIdentity
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.supervise import Supervised
+
+CONNECTION = "connection.json"  # what became of the newest request to the sender
 
 
 def local_status(settings: ExecutorSettings) -> dict[str, Any]:
@@ -37,6 +39,8 @@ def local_status(settings: ExecutorSettings) -> dict[str, Any]:
         "sender_url": identity.sender_url if identity else "",
         "running": agent_runs(settings.data_dir),
         "connection": settings.connection,
+        "endpoint": _read(settings.endpoint_file or settings.data_dir / "config.json"),
+        "contact": _read(settings.data_dir / CONNECTION),
         "max_jobs": settings.max_jobs,
         "nodes": [_node(book, key) for key in book.known()],
         "capabilities": capabilities(
@@ -63,10 +67,11 @@ def _node(book: OrderBook, key: NodeKey) -> dict[str, Any]:
     folder = book.folder(key)
     about: dict[str, Any] = {
         "job": key.job, "attempt": key.attempt, "rank": key.rank,
-        "phase": "", "code": "", "reason": "", "training": Supervised(folder / "run").alive(),
+        "phase": "", "code": "", "reason": "", "waiting": "", "training": Supervised(folder / "run").alive(),
     }  # fmt: skip
     if orders and isinstance(orders[0].body, RunOrder):
         about |= {"project": orders[0].body.project, "nodes": orders[0].body.nodes}
+    spooled = any(isinstance(order.body, PublishOrder) for order in orders)
     for record in _records(folder / "journal.jsonl"):
         if record.get("kind") == "phase":
             about["phase"] = record["data"]["phase"]
@@ -76,7 +81,19 @@ def _node(book: OrderBook, key: NodeKey) -> dict[str, Any]:
                 "reason": record["data"]["reason"],
                 "ended": record["time"],
             }
-    return about
+        elif record.get("kind") == "publish_waiting":
+            about["waiting"] = record["data"]["reason"]
+        elif record.get("kind") in {"published", "finished"}:
+            spooled, about["waiting"] = False, ""
+    return about | {"spooled": spooled}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

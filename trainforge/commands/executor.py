@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainforge.commands.common import Function, json_option, next_step, print_json
+from trainforge.commands.common import Function, age, json_option, next_step, print_json
 from trainforge.commands.sender import given, settings_file
 
 if TYPE_CHECKING:
@@ -91,23 +90,54 @@ def start(config: Path | None, **options: Any) -> None:
 @common_options
 @json_option
 def status(config: Path | None, as_json: bool, **options: Any) -> None:
-    """Show whom this machine belongs to, where it is reached and what it has."""
-    from trainforge.executor.capabilities import capabilities
+    """Show whom this machine belongs to, whether it is connected, its jobs, waiting results and disk."""
     from trainforge.executor.identity import ExecutorIdentity
+    from trainforge.executor.status import local_status
 
     settings = _settings(config, options)
     identity = ExecutorIdentity.load(settings.data_dir)
-    machine = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs)
-    endpoint_file = settings.endpoint_file or settings.data_dir / "config.json"
-    endpoint = json.loads(endpoint_file.read_text()) if endpoint_file.is_file() else {}
+    about = local_status(settings)
     if as_json:
-        about = identity.model_dump(mode="json", include={"executor", "name", "sender", "sender_url"})
-        print_json({**about, "capabilities": machine.model_dump(mode="json"), "endpoint": endpoint})
+        print_json(about | {"name": identity.name, "sender": identity.sender})
         return
-    gpus = ", ".join(gpu.model for gpu in machine.gpus) or "none"
+    machine, free = about["capabilities"], about["load"]["disk_free_bytes"]
+    gpus = ", ".join(gpu["model"] for gpu in machine["gpus"]) or "none"
     click.secho(f"{identity.name}  {identity.executor}", bold=True)
-    click.echo(f"  sender   {identity.sender_url}")
-    click.echo(f"  reached  {endpoint.get('public_url') or 'asks for work itself'}")
-    click.echo(f"  machine  {machine.cpu_count} CPUs, {machine.memory_bytes / 1024**3:.0f} GiB, GPUs: {gpus}")
-    click.echo(f"  python   {machine.python}, torch {machine.torch or 'not installed'}")
-    next_step("trainforge executor start")
+    click.echo(f"  sender   {identity.sender_url}, {_contact(about)}")
+    click.echo(f"  reached  {about['endpoint'].get('public_url') or 'asks for work itself'}")
+    click.echo(f"  machine  {machine['cpu_count']} CPUs, {_gib(machine['memory_bytes'])}, GPUs: {gpus}")
+    click.echo(f"  python   {machine['python']}, torch {machine['torch'] or 'not installed'}")
+    click.echo(f"  disk     {_gib(free)} free for {settings.data_dir}")
+    active = [node for node in about["nodes"] if not node.get("ended")]
+    click.echo(f"  jobs     {len(active)} of {settings.max_jobs}")
+    for node in active:
+        going_on = ", training goes on" if node["training"] and not about["running"] else ""
+        click.echo(f"    {_node(node)}: {node['phase'] or 'taken'}{going_on}")
+    spool = [node for node in about["nodes"] if node["spooled"]]
+    click.echo(f"  results  {f'{len(spool)} to be published' if spool else 'none waiting'}")
+    for node in spool:
+        click.echo(f"    {_node(node)}: {node['waiting'] or 'on its way'}")
+    if not about["running"]:
+        next_step("trainforge executor start")
+
+
+def _contact(about: dict[str, Any]) -> str:
+    if not about["running"]:
+        return "but no executor runs here"
+    contact = about["contact"]
+    if not contact:
+        return "not asked yet"
+    time = age(contact["since"]).removesuffix(" ago")
+    return (
+        f"not connected for {time}: {contact['problem']}" if contact["problem"] else f"connected for {time}"
+    )
+
+
+def _node(node: dict[str, Any]) -> str:
+    nodes = node.get("nodes", 1)
+    rank = f", rank {node['rank']} of {nodes}" if nodes > 1 else ""
+    return f"{node['job'][:8]}  {node.get('project', '')}{rank}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.0f} GiB"
