@@ -17,7 +17,8 @@ _ROOT_CAUSE = re.compile(
     r"Root Cause.*?^\s*rank\s*:\s*(\d+).*?^\s*exitcode\s*:\s*(-?\d+)", re.DOTALL | re.MULTILINE
 )
 _MEMORY = re.compile(
-    r"OutOfMemoryError|CUDA out of memory|^MemoryError|Cannot allocate memory|DefaultCPUAllocator",
+    r"OutOfMemoryError|CUDA out of memory|^(?:\w+\.)*\w*MemoryError\b"
+    r"|Cannot allocate memory|DefaultCPUAllocator",
     re.MULTILINE,
 )
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]")
@@ -115,7 +116,7 @@ def classify(code: int | None, text: str) -> tuple[str, str]:
         return "out_of_memory", _matching(text, _MEMORY) or "the training ran out of memory"
     if _DISK.search(text):
         return "disk_full", _matching(text, _DISK)
-    if code == -signal.SIGKILL:
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # the latter is how a shell says it
         return "out_of_memory", "a process was killed by SIGKILL, which mostly means that the memory ran out"
     if code == 127:
         return "script_failed", f"the program could not be started: {last}"

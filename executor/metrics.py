@@ -17,6 +17,7 @@ MAX_NAMES = 200
 MAX_LINE = 16 * 1024
 MAX_PATTERN_LINE = 2048
 LARGEST = 2**63
+_ODD_NUMBER = re.compile(r"(?<=: )(nan|-?inf)(?=[,}])")  # as Python prints them, and does not read them
 
 Value = float | int | str | bool | None
 
@@ -109,7 +110,7 @@ def clean(value: Value) -> Value:
 def _from_trainer(text: str, rank: int) -> Metric | None:
     """Trainer prints Python dictionaries: `{'loss': 0.5, 'epoch': 1.0}`, newer ones with quoted numbers."""
     try:
-        data = ast.literal_eval(text)
+        data = ast.literal_eval(_ODD_NUMBER.sub(r"'\1'", text))
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
     if not isinstance(data, dict):

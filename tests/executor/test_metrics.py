@@ -29,6 +29,26 @@ def test_the_trainer_of_hugging_face() -> None:
     assert (metric.epoch, metric.values) == (0.5, {"loss": 0.5, "grad_norm": 1.25})
 
 
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        (
+            "{'loss': 0.4721, 'grad_norm': 2.5, 'learning_rate': 4.5e-05, 'epoch': 0.5}",
+            {"loss": 0.4721, "grad_norm": 2.5, "learning_rate": 4.5e-05},
+        ),
+        ("{'eval_loss': 0.3, 'eval_runtime': 1.5, 'epoch': 0.5}", {"eval_loss": 0.3, "eval_runtime": 1.5}),
+        ("{'loss': nan, 'grad_norm': inf, 'epoch': 0.5}", {"loss": None, "grad_norm": None}),
+        (
+            "{'loss': '0.4721', 'learning_rate': '4.5e-05', 'epoch': '0.5'}",
+            {"loss": 0.4721, "learning_rate": 4.5e-05},
+        ),
+    ],
+)
+def test_what_the_trainer_logs(line: str, values: dict[str, float | None]) -> None:
+    metric = found(line)
+    assert (metric.epoch, metric.values) == (0.5, values)
+
+
 def test_patterns_of_the_manifest() -> None:
     patterns = Patterns.of({"loss": r"loss=([0-9.]+)", "step": r"step (\d+)"})
     metric = found("step 7: loss=0.25", patterns)

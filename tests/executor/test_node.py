@@ -88,7 +88,21 @@ def test_a_failing_script_says_why(double: SenderDouble, tmp_path: Path) -> None
             "training: {script: train.py}\ntimeout: {run: 1s, grace: 1s}",
             "import time; time.sleep(99)", "timeout_run", "1 s",
         ),
-        ("training: {script: train.py}", "raise MemoryError", "out_of_memory", "MemoryError"),
+        (
+            "training: {script: train.py}",
+            "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30)); bytearray(2**31)",
+            "out_of_memory", "MemoryError",
+        ),
+        (
+            "training: {script: train.py}", "import os; os.kill(os.getpid(), 9)  # as the kernel does it",
+            "out_of_memory", "SIGKILL",
+        ),
+        (
+            "training: {script: train.py}", "class OutOfMemoryError(RuntimeError): pass\n"
+            "OutOfMemoryError.__module__ = 'torch'\n"
+            "raise OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')",
+            "out_of_memory", "Tried to allocate 2.00 GiB",
+        ),
         ("training: {script: train.py}", "import os; os.kill(os.getpid(), 11)", "script_failed", "SIGSEGV"),
         ("training: {script: train.py}\ndata: {url: 'file:///nowhere'}", "", "data_failed", "nowhere"),
         ("training: {script: train.py}\ntimeout: {setup: 1s}", "", "", ""),
