@@ -54,6 +54,7 @@ REASONS: dict[str, Reason] = {
     "peer_failed": Reason("another node of the job failed first", "read the first failing node's log"),
     "stopped": Reason("somebody stopped the job", "`trainforge retry` runs it again"),
     "superseded": Reason("a newer job of its concurrency group took its place", "nothing, the newer runs"),
+    "matrix_failed": Reason("another job of its matrix failed first", "read that job's log"),
     "policy_refused": Reason("the executor's own policy forbids this job", "ask the machine's owner"),
     "disk_full": Reason("the disk is full", "free space on the machine named", "retry"),
     "publish_blocked": Reason("the remote refuses the result", "mend what the remote says, then retry"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 from trainforge.config.messages import Ended, Finished, JobState, Outcome, Published, Reached, Ready
 from trainforge.config.reasons import REASONS
+
+FIRST_REST_S, LONGEST_REST_S = 2.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class AttemptFacts:
     nodes: tuple[NodeFacts, ...]
     code: str = ""
     reason: str = ""
+    ended: float | None = None
 
     @property
     def live(self) -> bool:
@@ -69,21 +73,45 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Company:
+    """The other jobs that a job has to mind, as a person calls them.
+
+    Of its matrix: those that machines have, and the first that failed. Of its concurrency group: older
+    ones that have not ended, and the newest that wants older ones stopped.
+    """
+
+    placed: tuple[str, ...] = ()
+    failed: str = ""
+    group: str = ""
+    older: tuple[str, ...] = ()
+    newer: str = ""
+
+
+@dataclass(frozen=True)
 class Policy:
     """What settings and manifest say about waiting and trying again."""
 
     lost_after: float = 600.0
     offer_timeout: float = 90.0
     grace_s: float = 30.0
+    setup_timeout: float = 3600.0
     queue_timeout: float | None = None
     retry_max: int = 1
     retry_on: frozenset[str] = frozenset({"lost"})
+    max_parallel: int | None = None
+    fail_fast: bool = True
 
     def may_retry(self, code: str, tried: int) -> bool:
         known = REASONS.get(code)
         return (
             known is not None and known.kind == "retry" and code in self.retry_on and tried < self.retry_max
         )
+
+    @staticmethod
+    def rest(job: str, tried: int) -> float:
+        """Seconds before the next try: twice as many each time, and a jitter drawn by the job's id."""
+        drawn = int.from_bytes(hashlib.sha256(f"{job}:{tried}".encode()).digest()[:4]) / 2**32
+        return min(FIRST_REST_S * 2.0 ** min(max(tried - 1, 0), 30), LONGEST_REST_S) * (0.75 + drawn / 2)
 
 
 @dataclass(frozen=True)
@@ -103,3 +131,5 @@ class JobFacts:
     tried: int = 0
     publish_blocked: str | None = None
     result: Result | None = None
+    queued: float | None = None  # since when it waits for machines alone
+    company: Company = Company()

@@ -8,7 +8,6 @@ given again. The reconciler applies the steps and asks once more until there are
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from trainforge.config.messages import (
     OUTCOMES,
@@ -24,7 +23,51 @@ from trainforge.config.messages import (
     StopOrder,
 )
 from trainforge.config.reasons import REASONS
+from trainforge.sender import turns
 from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Policy
+from trainforge.sender.steps import (
+    Blame,
+    Block,
+    Decide,
+    FindResult,
+    Finish,
+    Give,
+    LookAtRemote,
+    MarkAttempt,
+    Place,
+    PublishHere,
+    Queue,
+    RemoteStep,
+    Reopen,
+    RequestStop,
+    SetState,
+    Step,
+    Wait,
+)
+
+__all__ = [
+    "LEGAL",
+    "OFFER_EXPIRED",
+    "Blame",
+    "Block",
+    "Decide",
+    "FindResult",
+    "Finish",
+    "Give",
+    "LookAtRemote",
+    "MarkAttempt",
+    "Place",
+    "PublishHere",
+    "Queue",
+    "RemoteStep",
+    "Reopen",
+    "RequestStop",
+    "SetState",
+    "Step",
+    "Wait",
+    "is_legal",
+    "next_steps",
+]
 
 _ENDINGS: tuple[JobState, ...] = ("completed", "failed", "cancelled")
 
@@ -43,100 +86,11 @@ LEGAL: dict[JobState, frozenset[JobState]] = {
 
 # The code of an attempt whose offer was not taken in time: it is planned anew and costs no retry.
 OFFER_EXPIRED = "offer_expired"
+SETUP_SLACK_S = 60.0
 
 
 def is_legal(old: JobState, new: JobState) -> bool:
     return new in LEGAL[old]
-
-
-# --- steps ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SetState:
-    state: JobState
-
-
-@dataclass(frozen=True)
-class Place:
-    """Plan the job over the executors there are, and offer it to them."""
-
-
-@dataclass(frozen=True)
-class Give:
-    """Put an order into a node's outbox."""
-
-    rank: int
-    body: ProbeOrder | LaunchOrder | StopOrder | PublishOrder | ForgetOrder
-
-
-@dataclass(frozen=True)
-class MarkAttempt:
-    """Move the newest attempt; a state that is not live closes it and withdraws what was not accepted."""
-
-    state: str
-    code: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Blame:
-    """Note on the newest attempt why it cannot succeed, so that it stays true whatever is heard later."""
-
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Decide:
-    """How the job ends; it becomes true when its result is on the remote."""
-
-    outcome: Outcome
-    code: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class PublishHere:
-    """Have the sender itself commit the result."""
-
-
-@dataclass(frozen=True)
-class LookAtRemote:
-    """An executor says it has published: see whether that is so."""
-
-    commit: str
-
-
-@dataclass(frozen=True)
-class FindResult:
-    """Nobody can publish what the training wrote: if the remote has no result, blame this on the attempt."""
-
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Reopen:
-    """Take back the end that was decided: the job is tried again."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """The remote refuses the result for good."""
-
-    words: str
-
-
-@dataclass(frozen=True)
-class Finish:
-    state: Outcome
-    code: str = ""
-    reason: str = ""
-
-
-RemoteStep = PublishHere | LookAtRemote | FindResult
-Step = SetState | Place | Give | MarkAttempt | Blame | Decide | Reopen | RemoteStep | Block | Finish
 
 
 # --- the decision ---------------------------------------------------------------------------------------
@@ -154,6 +108,8 @@ def next_steps(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa
         return _publish(job, policy, now)
     if job.stop is not None:
         return _stop(job, policy, now)
+    if (asked := turns.asked_to_stop(job, policy)) is not None:
+        return [RequestStop(asked.code, asked.reason)]
     if job.state == "pending":
         return [SetState("planning")]
     if job.manifest_problem:
@@ -164,9 +120,15 @@ def next_steps(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa
 
 
 def _place(job: JobFacts, policy: Policy, now: float) -> list[Step]:
-    waited = now - job.created
-    if job.tried == 0 and policy.queue_timeout is not None and waited > policy.queue_timeout:
-        return [Decide("failed", "timeout_queue", f"no executors fitted within {policy.queue_timeout:.0f} s")]
+    if held := turns.held(job, policy):
+        return [Wait(held, held=True)]
+    if job.queued is None:
+        return [Queue()]
+    limit = policy.queue_timeout
+    if job.tried == 0 and limit is not None and now - job.queued > limit:
+        return [Decide("failed", "timeout_queue", f"no executors fitted within {limit:.0f} s")]
+    if resting := turns.resting(job, policy, now):
+        return [Wait(resting)]
     return [Place()]
 
 
@@ -286,6 +248,10 @@ def _failure(node: NodeFacts, policy: Policy, now: float) -> tuple[str, str] | N
         return (OFFER_EXPIRED, f"{node.name} did not take the offer") if late else None
     if now > node.lease_until + policy.lost_after:
         return "lost", f"{node.name} was not heard of any more"
+    # The executor keeps the limit itself; this is for one that hangs.
+    begun_by = node.created + policy.offer_timeout
+    if node.ready is None and not node.begun and now > begun_by + policy.setup_timeout + SETUP_SLACK_S:
+        return "timeout_setup", f"{node.name} was not ready within {policy.setup_timeout:.0f} s"
     return None
 
 

@@ -115,7 +115,7 @@ class Reconciler:
         """One look, and its steps."""
         sender = self._sender
         facts, row, manifest, steps = self._steps(job)
-        outside = [step for step in steps if isinstance(step, life.Place | life.RemoteStep)]
+        outside = [step for step in steps if isinstance(step, life.Wait | life.Place | life.RemoteStep)]
         inside = [step for step in steps if step not in outside]
         if inside:
             told = sender.store.apply(facts, inside, sender.now())
@@ -125,9 +125,14 @@ class Reconciler:
             return Round(again=True, freed=freed)
         if not outside:
             return Round()
-        if isinstance(outside[0], life.Place):
+        first = outside[0]
+        if isinstance(first, life.Wait):
+            if sender.store.wait(job, first.reasons, held=first.held):
+                sender.bell.ring(JOBS, job_key(job))
+            return Round()
+        if isinstance(first, life.Place):
             return Round(again=manifest is not None and self._place(facts, row, manifest))
-        return Round(remote=outside[0])
+        return Round(remote=first)
 
     def _steps(self, job: str) -> tuple[JobFacts, RowMapping, Manifest | None, list[life.Step]]:
         facts, row = self._sender.store.facts(job)
@@ -144,9 +149,12 @@ class Reconciler:
             lost_after=settings.lost_after,
             offer_timeout=settings.lease_ttl,
             grace_s=min(manifest.timeout.grace, 3600.0),
+            setup_timeout=manifest.timeout.setup,
             queue_timeout=manifest.timeout.queue,
             retry_max=manifest.retry.max,
             retry_on=frozenset(manifest.retry.on),
+            max_parallel=manifest.strategy.max_parallel,
+            fail_fast=manifest.strategy.fail_fast,
         )
 
     def _place(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> bool:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import RowMapping
+from sqlalchemy.engine import Connection, RowMapping
 
+from trainforge.config.matrix import cell_name
 from trainforge.config.messages import Ended, Finished, Published, Reached, Ready
 from trainforge.sender import schema as s
-from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Result, Stop
+from trainforge.sender.facts import AttemptFacts, Company, JobFacts, NodeFacts, Result, Stop
 
 
 def attempts_of(job_id: str) -> sa.Select[Any]:
@@ -28,8 +29,53 @@ def nodes_of(job_id: str, attempt: int) -> sa.Select[Any]:
     )
 
 
+def company_of(c: Connection, job: RowMapping) -> Company:
+    """The jobs of its matrix and its group that a job has to mind, oldest first."""
+    placed, failed = _matrix_of(c, job) if job["matrix"] else ([], "")
+    older, newer = _group_of(c, job) if job["concurrency"] else ([], "")
+    return Company(tuple(placed), failed, job["concurrency"], tuple(older), newer)
+
+
+def _matrix_of(c: Connection, job: RowMapping) -> tuple[list[str], str]:
+    t = s.jobs
+    others = sa.and_(t.c.matrix == job["matrix"], t.c.id != job["id"])
+    query = sa.select(t.c.id, t.c.cell, t.c.state, t.c.ending).where(others).order_by(t.c.created, t.c.id)
+    placed, failed = [], ""
+    for row in c.execute(query):
+        if "failed" in {row.state, row.ending}:
+            failed = failed or _called(row)
+        elif row.ending is None and row.state in {"dispatching", "running"}:
+            placed.append(_called(row))
+    return placed, failed
+
+
+def _group_of(c: Connection, job: RowMapping) -> tuple[list[str], str]:
+    """The jobs of one matrix do not stand in each other's way."""
+    t = s.jobs
+    mine = sa.and_(t.c.repository_id == job["repository_id"], t.c.concurrency == job["concurrency"])
+    others = sa.and_(mine, t.c.ended.is_(None), t.c.ending.is_(None), t.c.id != job["id"])
+    columns = (t.c.id, t.c.cell, t.c.matrix, t.c.created, t.c.cancels, t.c.stop_requested)
+    older, newer = [], ""
+    for row in c.execute(sa.select(*columns).where(others).order_by(t.c.created, t.c.id)):
+        if row.matrix and row.matrix == job["matrix"]:
+            continue
+        if (row.created, row.id) < (job["created"], job["id"]):
+            older.append(_called(row))
+        elif row.cancels and row.stop_requested is None:
+            newer = _called(row)
+    return older, newer
+
+
+def _called(row: Any) -> str:
+    return f"job {row.id[:8]}" + (f" ({cell_name(row.cell)})" if row.cell else "")
+
+
 def job_facts(
-    job: RowMapping, attempts: Sequence[RowMapping], nodes: Sequence[RowMapping], orders: Sequence[RowMapping]
+    job: RowMapping,
+    attempts: Sequence[RowMapping],
+    nodes: Sequence[RowMapping],
+    orders: Sequence[RowMapping],
+    company: Company,
 ) -> JobFacts:
     by_rank: dict[int, list[RowMapping]] = defaultdict(list)
     for order in orders:
@@ -39,8 +85,9 @@ def job_facts(
         newest = attempts[-1]
         members = tuple(_node_facts(node, by_rank[node["rank"]]) for node in nodes)
         attempt = AttemptFacts(
-            newest["number"], newest["state"], newest["created"], members, newest["code"], newest["reason"]
-        )
+            newest["number"], newest["state"], newest["created"], members, newest["code"], newest["reason"],
+            newest["ended"],
+        )  # fmt: skip
     result = None
     if job["result_outcome"]:
         result = Result(job["result_outcome"], job["result_commit"], job["result_code"], job["result_reason"])
@@ -60,6 +107,8 @@ def job_facts(
         tried=sum(row["state"] in {"failed", "lost"} for row in attempts),
         publish_blocked=job["publish_blocked"],
         result=result,
+        queued=job["queued"],
+        company=company,
     )
 
 

@@ -15,7 +15,7 @@ from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 from trainforge.sender.facts import JobFacts, Result
 from trainforge.sender.planner import Placement, Plan
-from trainforge.sender.store_facts import attempts_of, job_facts, nodes_of
+from trainforge.sender.store_facts import attempts_of, company_of, job_facts, nodes_of
 
 LIVE = ("offered", "accepted", "running")
 
@@ -59,7 +59,8 @@ class JobStore(Database):
                 t = s.orders
                 mine = sa.select(t).where(t.c.job_id == job_id, t.c.attempt == newest["number"])
                 orders = c.execute(mine).mappings().all()
-        return job_facts(job, attempts, nodes, orders), job
+            company = company_of(c, job)
+        return job_facts(job, attempts, nodes, orders, company), job
 
     # --- writing ----------------------------------------------------------------------------------------
 
@@ -80,13 +81,18 @@ class JobStore(Database):
             c.execute(sa.update(t).where(t.c.id == job.id).values(changes))
         return sorted(told)
 
-    def _apply(
+    def _apply(  # noqa: C901, PLR0911 - a table of cases
         self, c: Connection, job: JobFacts, step: life.Step, told: set[str], now: float
     ) -> dict[str, Any]:
         """Write one step; gives the changes of the job's row."""
         match step:
             case life.SetState(state):
                 return self._set_state(c, job, state, now)
+            case life.Queue():
+                return {"queued": now, "waiting": {}}
+            case life.RequestStop(code, reason):
+                self.note(c, job.id, "state", f"to be stopped: {reason}", now)
+                return {"stop_requested": now, "stop_code": code, "stop_reason": reason}
             case life.Give():
                 told.add(self._give(c, job, step, now))
             case life.MarkAttempt():
@@ -171,14 +177,16 @@ class JobStore(Database):
             put = self.insert(s.meta).values(key=key, value=value)
             c.execute(put.on_conflict_do_update(index_elements=["key"], set_={"value": value}))
 
-    def wait(self, job_id: str, reasons: Mapping[str, str]) -> bool:
-        """Show why a job waits; whether that is news."""
+    def wait(self, job_id: str, reasons: Mapping[str, str], *, held: bool = False) -> bool:
+        """Show why a job waits; whether that is news. A job that is held by others waits for no machines."""
         t = s.jobs
+        values: dict[str, Any] = {"waiting": dict(reasons)} | ({"queued": None} if held else {})
         with self.read() as c:
-            if c.execute(sa.select(t.c.waiting).where(t.c.id == job_id)).scalar() == dict(reasons):
+            row = c.execute(sa.select(t.c.waiting, t.c.queued).where(t.c.id == job_id)).mappings().first()
+            if row is None or all(row[name] == value for name, value in values.items()):
                 return False
         with self.write() as c:
-            c.execute(sa.update(t).where(t.c.id == job_id, t.c.ended.is_(None)).values(waiting=dict(reasons)))
+            c.execute(sa.update(t).where(t.c.id == job_id, t.c.ended.is_(None)).values(values))
         return True
 
     def request_stop(self, job_id: str, code: str, reason: str, now: float) -> None:

@@ -31,7 +31,17 @@ from trainforge.config.messages import (
     RunOrder,
 )
 from trainforge.sender import lifecycle as life
-from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Policy, Result, Stop
+from trainforge.sender.facts import (
+    FIRST_REST_S,
+    LONGEST_REST_S,
+    AttemptFacts,
+    Company,
+    JobFacts,
+    NodeFacts,
+    Policy,
+    Result,
+    Stop,
+)
 from trainforge.sender.planner import Plan, plan
 from trainforge.sender.store import Store
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
@@ -224,8 +234,9 @@ def test_no_common_address_is_told_per_machine() -> None:
             1, ready=Ready(), reached=Reached(failures={"10.0.0.1": "refused"}), ordered=frozenset({"probe"})
         ),
     )
-    reason = "box1 cannot reach box0 (10.0.0.1: refused)"
-    assert steps(facts) == [life.Blame("rendezvous_unreachable", reason)]
+    assert steps(facts) == [
+        life.Blame("rendezvous_unreachable", "box1 cannot reach box0 (10.0.0.1: refused)")
+    ]
 
 
 def test_every_pair_of_nodes_is_probed_and_the_parted_one_named() -> None:
@@ -247,10 +258,75 @@ def test_every_pair_of_nodes_is_probed_and_the_parted_one_named() -> None:
 
 def test_a_job_that_waited_too_long_fails() -> None:
     policy = Policy(queue_timeout=60)
-    assert steps(job(state="planning"), 61, policy) == [
+    assert steps(job(state="planning", queued=10.0), 71, policy) == [
         life.Decide("failed", "timeout_queue", "no executors fitted within 60 s")
     ]
-    assert steps(job(state="planning"), 60, policy) == [life.Place()]
+    assert steps(job(state="planning", queued=10.0), 70, policy) == [life.Place()]
+
+
+def test_a_job_that_hangs_in_preparing_is_given_up_some_time_after_its_limit() -> None:
+    policy = Policy(setup_timeout=100, offer_timeout=90)
+    hanging = node(lease_until=1e9)
+    assert steps(job(hanging), 250, policy) == []
+    (blame,) = steps(job(hanging), 251, policy)
+    assert blame == life.Blame("timeout_setup", "box0 was not ready within 100 s")
+    assert steps(job(node(lease_until=1e9, ready=Ready())), 251, policy) == []
+
+
+# --- other jobs, and rest ---------------------------------------------------------------------------------
+
+
+def test_a_job_that_is_held_by_others_waits_without_a_time_limit() -> None:
+    policy = Policy(queue_timeout=60, max_parallel=1)
+    group = Company(group="nightly", older=("job aaaa", "job bbbb"), placed=("job cccc (lr=1)",))
+    (wait,) = steps(job(state="planning", queued=0.0, company=group), 1e6, policy)
+    assert wait == life.Wait(
+        {
+            "concurrency": "job aaaa of the group nightly goes first (and 1 more)",
+            "matrix": "job cccc (lr=1) runs, and max_parallel is 1",
+        },
+        held=True,
+    )
+    assert steps(job(state="planning"), 1e6, policy) == [life.Queue()], "the clock begins to run"
+
+
+def test_a_failure_in_the_matrix_stops_the_others_if_it_is_fast() -> None:
+    company = Company(failed="job aaaa (lr=1)")
+    asked = life.RequestStop("matrix_failed", "job aaaa (lr=1) of the same matrix failed")
+    assert steps(job(node(), company=company)) == [asked]
+    assert steps(job(state="pending", company=company)) == [asked]
+    assert steps(job(node(), company=company), policy=Policy(fail_fast=False)) == []
+    assert steps(job(node(ended=ENDED), ending="completed", company=company)) != [asked]
+
+
+def test_a_newer_job_of_the_group_takes_the_place_of_older_ones() -> None:
+    company = Company(group="g", newer="job aaaa")
+    asked = life.RequestStop("superseded", "job aaaa of the group g is newer")
+    assert steps(job(node(), company=company)) == [asked]
+    (decided,) = steps(job(state="planning", company=company, stop=Stop("superseded", "newer")))
+    assert decided == life.Decide("cancelled", "superseded", "newer")
+
+
+def test_a_failed_job_rests_before_it_is_tried_again() -> None:
+    over = {"state": "lost", "ended": 100.0, "code": "lost", "reason": "box0 was not heard of any more"}
+    facts = job(node(), attempt=over, state="dispatching", tried=1, queued=0.0)
+    rest = POLICY.rest(JOB, 1)
+    (wait,) = steps(facts, 100 + rest - 0.01)
+    assert isinstance(wait, life.Wait)
+    assert not wait.held
+    assert wait.reasons["retry"].startswith("attempt 2 begins at 1970-01-01 00:01:4")
+    assert "lost: box0" in wait.reasons["retry"]
+    assert steps(facts, 100 + rest) == [life.Place()]
+    superseded = job(node(), attempt=over | {"state": "superseded"}, state="dispatching", queued=0.0)
+    assert steps(superseded, 100) == [life.Place()]
+
+
+@given(st.text(min_size=1, max_size=26), st.integers(1, 40))
+def test_rests_grow_to_a_limit_and_are_the_same_for_the_same_job(name: str, tried: int) -> None:
+    rest = Policy.rest(name, tried)
+    usual = min(FIRST_REST_S * 2 ** (tried - 1), LONGEST_REST_S)
+    assert 0.75 * usual <= rest <= 1.25 * usual
+    assert rest == Policy.rest(name, tried)
 
 
 # --- random lives -------------------------------------------------------------------------------------------
@@ -301,7 +377,7 @@ class World:
                 life.Blame(step.code, step.reason) if isinstance(step, life.FindResult) else step
                 for step in given
             ]
-            outside = [step for step in given if isinstance(step, life.Place | life.RemoteStep)]
+            outside = [step for step in given if isinstance(step, life.Wait | life.Place | life.RemoteStep)]
             inside = [step for step in given if step not in outside]
             if inside:
                 assert self.store.apply(facts, inside, self.now) is not None
