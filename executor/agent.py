@@ -262,7 +262,9 @@ class Agent:
         for key in reply.unknown:
             node = self.node(key)
             if node is not None:
-                log.warning("%s: the sender no longer knows it", told(key))
+                # After its end that is how a forget order that is still on its way looks.
+                level = logging.WARNING if node.active else logging.DEBUG
+                log.log(level, "%s: the sender no longer knows it", told(key))
                 node.abandon()
 
     def _moved(self) -> None:

@@ -257,6 +257,7 @@ def _jobs_query() -> sa.Select[Any]:
 _SUMMARY = (
     "id", "project", "repository", "ref", "commit", "subject", "author", "manifest_path", "source", "state",
     "ending", "code", "reason", "nodes", "attempt", "created", "started", "ended", "progress", "rerun_of",
+    "matrix",
 )  # fmt: skip
 
 
@@ -264,6 +265,7 @@ def _summary(row: RowMapping) -> dict[str, Any]:
     fields = {name: row[name] for name in _SUMMARY}
     fields["stopping"] = row["stop_requested"] is not None and row["state"] not in OUTCOMES
     fields["waiting"] = row["waiting"] or {}
+    fields["cell"] = row["cell"] or {}
     fields["metrics"] = row["metrics"] or {}
     return fields
 
@@ -291,18 +293,20 @@ def _attempts(connection: Connection, job: str) -> list[AttemptView]:
         .where(nodes.c.job_id == job)
         .order_by(nodes.c.attempt, nodes.c.rank)
     ).mappings()
-    members: dict[int, list[NodeView]] = {}
-    for row in rows:
-        view = NodeView(executor=row["executor_id"], **{name: row[name] for name in _NODE})
-        members.setdefault(row["attempt"], []).append(view)
     tried = connection.execute(
         sa.select(attempts).where(attempts.c.job_id == job).order_by(attempts.c.number)
-    ).mappings()
+    )
     names = ("number", "state", "started", "ended", "code", "reason")
-    return [
-        AttemptView(nodes=members.get(row["number"], []), **{name: row[name] for name in names})
-        for row in tried
-    ]
+    views = [AttemptView(**{name: row[name] for name in names}) for row in tried.mappings()]
+    by_number = {view.number: view for view in views}
+    for row in rows:
+        attempt = by_number[row["attempt"]]
+        node = NodeView(executor=row["executor_id"], **{name: row[name] for name in _NODE})
+        # Rank 0 has its result to publish after its training, the others are done with theirs.
+        if node.state == "completed" and (node.rank > 0 or attempt.ended is not None):
+            node.phase, node.detail = "finished", ""
+        attempt.nodes.append(node)
+    return views
 
 
 def _timeline(connection: Connection, job: str) -> list[dict[str, Any]]:

@@ -102,7 +102,8 @@ def plan(path: Path, workers: int | None, settings: tuple[str, ...], as_json: bo
 def plan_here(manifest: Manifest) -> dict[str, Any]:
     """What a sender would answer whose one executor is this machine."""
     from trainforge.executor.capabilities import capabilities
-    from trainforge.sender.planner import Machine, Plan
+    from trainforge.sender.fit import Machine
+    from trainforge.sender.planner import Plan
     from trainforge.sender.planner import plan as place
 
     machine = Machine("this machine", "this machine", capabilities(Path.cwd()))
