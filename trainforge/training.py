@@ -38,11 +38,14 @@ def should_save_outputs() -> bool:
 
 
 def get_accelerator(**options: Any) -> Accelerator:
-    """An `accelerate.Accelerator` that trains on the CPU where there is no GPU."""
+    """An `accelerate.Accelerator` with the manifest's backend, on the CPU where there is no GPU."""
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     options.setdefault("cpu", not torch.cuda.is_available())
+    backend = os.environ.get("TRAINFORGE_BACKEND")  # distributed.backend; None leaves it to Accelerate
+    options.setdefault("kwargs_handlers", [InitProcessGroupKwargs(backend=backend)])
     return Accelerator(**options)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -87,7 +87,8 @@ def main():
     seed = int(os.environ.get("TRAINFORGE_SEED", params["seed"]))
     epochs = params["epochs"]
 
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    backend = InitProcessGroupKwargs(backend=os.environ.get("TRAINFORGE_BACKEND"))  # distributed.backend
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[backend])
     torch.set_num_threads(1)  # so small a network is fastest, and repeatable, on one thread
     set_seed(seed)  # the same first weights in every process
     if accelerator.is_main_process:

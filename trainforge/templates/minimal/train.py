@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +18,8 @@ EPOCHS = 5
 
 def main():
     # Accelerate finds the other processes by itself and uses the GPU where there is one.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    backend = InitProcessGroupKwargs(backend=os.environ.get("TRAINFORGE_BACKEND"))  # distributed.backend
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[backend])
 
     torch.manual_seed(0)  # the same points and the same first weights in every process
     x = torch.rand(1024, 1)
