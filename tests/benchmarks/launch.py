@@ -3,7 +3,7 @@
     python tests/benchmarks/launch.py [rounds]
 
 For a plain script, and for Accelerate with one and two processes that import torch. Ours is the supervisor
-and the rank program; checkout, environment and the way to the sender are not in it. Medians of several rounds.
+and the rank program; checkout, environment and the way to the sender are not in it. Medians of rounds.
 """
 
 from __future__ import annotations
