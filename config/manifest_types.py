@@ -96,7 +96,8 @@ def _checked(check: Callable[[str], str | None], what: str) -> BeforeValidator:
     """A text type; `check` returns what is wrong with the text, or None."""
 
     def validate(value: Any) -> Any:
-        value = _text(value)
+        if _is_number(value):
+            raise expected(what, f'write "{spelling(value)}" in quotes to mean the text')
         if not isinstance(value, str) or not value:
             raise expected(what)
         if wrong := check(value):
