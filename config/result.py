@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from trainforge.config.matrix import cell_name
 from trainforge.config.messages import Capabilities, MetricValues, Outcome
 
 FORMAT = 1
@@ -87,6 +88,7 @@ class JobRecord(BaseModel):
     logs: dict[str, str] = {}
     notices: list[str] = []
     rerun_of: str = ""
+    cell: dict[str, Any] = {}  # the parameters that its matrix gave it
     environment: dict[str, str] = {}  # file name -> text: lock, interpreter, hardware
 
 
@@ -151,8 +153,9 @@ def commit_message(record: JobRecord) -> str:
     value = final_metrics(record.metrics).get(record.primary)
     if record.primary and value is not None:
         metric = f", {record.primary} {show(value)}"
+    cell = f" ({_CONTROL.sub(' ', cell_name(record.cell))[:60]})" if record.cell else ""
     return (
-        f"{record.project}: {record.outcome}{metric} [skip ci]\n\n"
+        f"{record.project}{cell}: {record.outcome}{metric} [skip ci]\n\n"
         f"TrainForge-Job: {record.job}\n"
         f"TrainForge-Commit: {record.commit}\n"
         f"TrainForge-Status: {record.outcome}\n"
@@ -164,10 +167,10 @@ def history_csv(rows: list[MetricRow]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["time", "rank", "step", "epoch", *map(_cell, names)])
+    writer.writerow(["time", "rank", "step", "epoch", *map(cell_of_table, names)])
     for row in rows:
         values = (row.values.get(name) for name in names)
-        writer.writerow([f"{row.time:.3f}", row.rank, row.step, row.epoch, *map(_cell, values)])
+        writer.writerow([f"{row.time:.3f}", row.rank, row.step, row.epoch, *map(cell_of_table, values)])
     return out.getvalue()
 
 
@@ -187,7 +190,8 @@ def plot_tables(rows: list[MetricRow]) -> dict[str, str]:
 
 def render_page(record: JobRecord, artifacts: list[Artifact]) -> str:
     """The page that a person reads on the web: what, how long, on what, how well, how to repeat it."""
-    lines = [f"# {plain(record.project)}: {record.outcome}", ""]
+    cell = f" ({plain(cell_name(record.cell))})" if record.cell else ""
+    lines = [f"# {plain(record.project)}{cell}: {record.outcome}", ""]
     lines += _reason(record)
     lines += _facts(record)
     lines += _failure(record)
@@ -323,7 +327,7 @@ def _fenced(text: str, language: str = "text") -> list[str]:
     return [f"{fence}{language}", clean.rstrip("\n"), fence]
 
 
-def _cell(value: object) -> object:
+def cell_of_table(value: object) -> object:
     """A CSV cell that a spreadsheet will not take for a formula."""
     if isinstance(value, str):
         flat = _CONTROL.sub(" ", value)

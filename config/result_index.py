@@ -12,8 +12,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from trainforge.config.matrix import cell_name
 from trainforge.config.result import (
     JobRecord,
+    cell_of_table,
     final_metrics,
     moment,
     plain,
@@ -27,7 +29,7 @@ Read = Callable[[str], bytes | None]
 
 COLUMNS = (
     "job", "project", "outcome", "code", "branch", "commit", "created", "ended", "seconds", "nodes",
-    "metric", "value", "path",
+    "metric", "value", "path", "cell",
 )  # fmt: skip
 NEWEST = 25
 BEST = "index/best.json"
@@ -60,6 +62,7 @@ def _add_row(rows: list[dict[str, str]], record: JobRecord) -> list[dict[str, st
         "metric": safe_path(record.primary) if record.primary else "",
         "value": show(value) if isinstance(value, int | float) else "",
         "path": result_path(record.job, record.created),
+        "cell": str(cell_of_table(cell_name(record.cell)))[:200],
     }
     return [*(old for old in rows if old["job"] != record.job), row]
 
@@ -85,6 +88,8 @@ def _latest(record: JobRecord, read: Read) -> dict[str, bytes]:
     if record.outcome != "completed":
         return {}
     folder = f"latest/{_branch(record)}/{safe_path(record.project)}"
+    if record.cell:  # a folder for each cell of a matrix
+        folder += "/" + safe_path(cell_name(record.cell).replace(", ", ",").replace("/", "_"))
     marker = f"{folder}/job.json"
     try:
         newer = float(json.loads(read(marker) or b"{}").get("created", 0)) > record.created
@@ -121,7 +126,8 @@ def _front_page(newest: list[dict[str, str]], best: dict[str, Any]) -> str:
     lines += ["|---|---|---|---|---|---:|---|"]
     for row in newest:
         outcome = f"{row['outcome']}, {row['code']}" if row["code"] else row["outcome"]
-        cells = [plain(row["project"]), plain(outcome), plain(row["branch"]), row["commit"][:12]]
+        project = f"{row['project']} ({row['cell']})" if row["cell"] else row["project"]
+        cells = [plain(project), plain(outcome), plain(row["branch"]), row["commit"][:12]]
         cells += [plain(row["value"]), row["ended"]]
         lines.append(f"| {_link(row['job'], row['path'])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -149,6 +155,7 @@ def _rows(data: bytes | None) -> list[dict[str, str]]:
         rows = list(reader)
     except csv.Error:
         return []
+    rows = [row | {"cell": row.get("cell") or ""} for row in rows]  # older ones have none
     return [
         {name: row[name] for name in COLUMNS}
         for row in rows

@@ -38,7 +38,10 @@ class AttemptView(BaseModel):
 
 
 class JobSummary(BaseModel):
-    """`ending` is the outcome that is decided but not yet on the remote; `waiting` says why it waits."""
+    """`ending` is the outcome that is decided but not yet on the remote; `waiting` says why it waits.
+
+    `cell` has the parameters that a matrix gave the job, `matrix` is the same for all jobs of one.
+    """
 
     id: str
     project: str
@@ -63,6 +66,8 @@ class JobSummary(BaseModel):
     metrics: dict[str, float | int | str | bool | None] = {}
     progress: float | None = None
     rerun_of: str = ""
+    cell: dict[str, Any] = {}
+    matrix: str = ""
 
 
 class JobDetail(JobSummary):

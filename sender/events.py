@@ -13,41 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainforge.config.errors import ManifestError, NotFound, TooLarge, TrainForgeError
-from trainforge.config.identity import job_id
-from trainforge.config.manifest import RESULTS_BRANCH, Manifest, apply_overrides, parse_manifest
+from trainforge.config.errors import NotFound, TrainForgeError
+from trainforge.config.manifest import RESULTS_BRANCH
+from trainforge.config.matrix import cell_name
 from trainforge.config.messages import GitCredential
 from trainforge.hooks import git, triggers
 from trainforge.hooks.gitread import (
-    CommitInfo,
     ObjectReader,
     has_commit,
-    list_tree,
     merge_base,
     tree_diff,
 )
 from trainforge.hooks.gitrun import GitNotFound, run
 from trainforge.hooks.triggers import RefChange
 from trainforge.sender.context import Sender
+from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
 from trainforge.sender.notify import EVENTS, JOBS
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
 
-MAX_MANIFESTS = 50
+MAX_LINES = 20
 RECENT_S = 5.0
-MAX_READ = 1024 * 1024
 _FIRST = ("refs/heads/main", "refs/heads/master")  # other new branches are compared with these
-UNKNOWN_BLOB = "0" * 40
-
-
-@dataclass(frozen=True)
-class ManifestFile:
-    """One manifest at a commit: its blob and text, and either the manifest or its problems."""
-
-    path: str
-    blob: str
-    text: str = ""
-    manifest: Manifest | None = None
-    problems: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,23 +157,31 @@ def _handle_change(  # noqa: PLR0917
     )
     by_path = {file.path: file for file in files}
     jobs = [
-        new_job(place, info, by_path[path], ref=change.ref, source=source)
+        job
         for path in decision.manifests
         if path in by_path
+        for job in new_jobs(repo, info, by_path[path], ref=change.ref, source=source)
     ]
     event = NewEvent(**base, decision="job" if jobs else "ignored", reason=decision.reason)
     made = sender.store.record_push(event, jobs, sender.now())
-    _announce(sender, jobs if made is not None else [])
+    announce(sender, jobs if made is not None else [])
     if made is None:
         return None
-    return _lines(decision.reason, [(job.id, job.project, job.manifest_path) for job in jobs])
+    return _lines(
+        decision.reason, [(job.id, job.project, job.manifest_path, cell_name(job.cell)) for job in jobs]
+    )
 
 
-def _lines(reason: str, jobs: Sequence[tuple[str, str, str]]) -> list[str]:
+def _lines(reason: str, jobs: Sequence[tuple[str, str, str, str]]) -> list[str]:
     """What the person who pushed is told."""
     if not jobs:
         return [f"TrainForge: no job: {reason}"]
-    return [f"TrainForge: job {job[:8]} queued ({project}, {path})" for job, project, path in jobs]
+    lines = [
+        f"TrainForge: job {job[:8]} queued ({', '.join(part for part in about if part)})"
+        for job, *about in jobs[:MAX_LINES]
+    ]
+    more = len(jobs) - len(lines)
+    return [*lines, f"TrainForge: and {more} more jobs"] if more else lines
 
 
 def _said_just_now(sender: Sender, repo: Repo) -> list[str]:
@@ -223,95 +217,29 @@ def _base(place: Place, change: RefChange, others: Mapping[str, str]) -> str | N
     )
 
 
-# --- manifests ------------------------------------------------------------------------------------------
-
-
-def read_commit(mirror: Path, commit: str) -> tuple[CommitInfo, list[ManifestFile]]:
-    """What a commit says of itself, and the manifests in it."""
-    paths = [path for path in list_tree(mirror, commit) if triggers.is_manifest(path)][:MAX_MANIFESTS]
-    with ObjectReader(mirror) as reader:
-        return reader.commit(commit), [_read_manifest(reader, commit, path) for path in paths]
-
-
-def _read_manifest(reader: ObjectReader, commit: str, path: str) -> ManifestFile:
-    try:
-        blob, data = reader.file(commit, path, MAX_READ)
-    except TooLarge as error:
-        return ManifestFile(path, UNKNOWN_BLOB, problems=(_problem(error),))
-    text = data.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    try:
-        return ManifestFile(path, blob, text, parse_manifest(data, path))
-    except ManifestError as error:
-        return ManifestFile(path, blob, text, problems=tuple(_problem(one) for one in error.problems))
-
-
-def _problem(error: TrainForgeError) -> dict[str, Any]:
-    place = str(error.place) if error.place else ""
-    return {"detail": str(error), "message": error.message, "hint": error.hint, "place": place}
-
-
 def _results_branch(file: ManifestFile) -> str:
     return file.manifest.results.branch if file.manifest is not None else RESULTS_BRANCH
 
 
-def new_job(
-    place: Place,
-    info: CommitInfo,
-    file: ManifestFile,
-    *,
-    ref: str,
-    source: str,
-    rerun: str = "",
-    rerun_of: str = "",
-    overrides: Mapping[str, Any] | None = None,
-    executors: Sequence[str] = (),
-) -> NewJob:
-    manifest = file.manifest
-    problems = file.problems
-    if manifest is not None and overrides:
-        manifest = apply_overrides(manifest, overrides)
-    return NewJob(
-        id=job_id(place.repo.id, info.commit, file.path, file.blob, rerun=rerun),
-        repository_id=place.repo.id,
-        commit=info.commit,
-        manifest_path=file.path,
-        manifest_blob=file.blob,
-        source=source,
-        ref=ref,
-        subject=info.subject,
-        author=info.author,
-        manifest_text=file.text,
-        project=manifest.project.name if manifest else place.repo.name,
-        result_branch=manifest.results.branch if manifest else RESULTS_BRANCH,
-        priority=manifest.priority if manifest else 0,
-        nodes=manifest.resources.nodes.min if manifest else 1,
-        rerun=rerun,
-        rerun_of=rerun_of,
-        overrides=dict(overrides or {}),
-        executors=tuple(executors),
-        problems=problems,
-    )
+# --- jobs that somebody asks for --------------------------------------------------------------------------
 
 
-def _announce(sender: Sender, jobs: Sequence[NewJob]) -> None:
+def announce(sender: Sender, jobs: Sequence[NewJob]) -> None:
     sender.bell.ring(EVENTS)
     if jobs:
         sender.bell.ring(JOBS)
         sender.wake(*(job.id for job in jobs))
 
 
-# --- jobs that somebody asks for --------------------------------------------------------------------------
-
-
 def request_job(sender: Sender, repository: str, commit: str, **asked: Any) -> str:
-    """Make the job that `draft_job` drafts from the same arguments; gives its id, also when it existed."""
-    event, job = draft_job(sender, repository, commit, **asked)
-    sender.store.record_request(event, [job], sender.now())
-    _announce(sender, [job])
-    return job.id
+    """Make what `draft_jobs` drafts; gives the first one's id, also when it existed."""
+    event, jobs = draft_jobs(sender, repository, commit, **asked)
+    sender.store.record_request(event, jobs, sender.now())
+    announce(sender, jobs)
+    return jobs[0].id
 
 
-def draft_job(
+def draft_jobs(
     sender: Sender,
     repository: str,
     commit: str,
@@ -323,8 +251,9 @@ def draft_job(
     rerun: str = "",
     rerun_of: str = "",
     source: str = "submit",
-) -> tuple[NewEvent, NewJob]:
-    """A job for a commit that is on the remote, as it would be made.
+    cell: Mapping[str, Any] | None = None,
+) -> tuple[NewEvent, list[NewJob]]:
+    """The jobs for a commit that is on the remote, as they would be made: one, or all of a matrix.
 
     Raises:
         TrainForgeError: no such repository, commit, manifest or executor; ManifestError for overrides.
@@ -345,17 +274,17 @@ def draft_job(
         )
     with ObjectReader(place.mirror) as reader:
         info = reader.commit(commit)
-        file = _read_manifest(reader, commit, manifest_path)
+        file = read_manifest(reader, commit, manifest_path)
     chosen = [known.get(name, name) for name in executors]
-    job = new_job(
-        place, info, file, ref=ref, source=source, rerun=rerun or _variant(overrides, chosen),
-        rerun_of=rerun_of, overrides=overrides, executors=chosen,
+    jobs = new_jobs(
+        repo, info, file, ref=ref, source=source, rerun=rerun or _variant(overrides, chosen),
+        rerun_of=rerun_of, overrides=overrides, executors=chosen, cell=cell,
     )  # fmt: skip
-    return NewEvent(source, repo.id, repo.name, "job", ref=ref, new=commit), job
+    return NewEvent(source, repo.id, repo.name, "job", ref=ref, new=commit), jobs
 
 
 def retry_job(sender: Sender, job: str, source: str = "retry") -> str:
-    """A new job that asks for the same as an old one."""
+    """A new job that asks for the same as an old one; of a matrix, its cell alone."""
     row = sender.store.job(job)
     count = sender.store.count_reruns(job)
     return request_job(
@@ -369,6 +298,7 @@ def retry_job(sender: Sender, job: str, source: str = "retry") -> str:
         rerun=f"{job}:{count + 1}",
         rerun_of=job,
         source=source,
+        cell=row["cell"],
     )
 
 

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from trainforge.config.errors import Conflict, NotTrusted, TrainForgeError
+from trainforge.config.matrix import cell_name
 from trainforge.config.messages import OUTCOMES
 from trainforge.config.reasons import REASONS
 from trainforge.config.views import JobDetail, LogLine, MetricPoint
@@ -53,6 +54,7 @@ def environment(now: Callable[[], float]) -> Environment:
         "ago": lambda time: text.ago(time, now()),
         "branch": lambda ref: ref.removeprefix("refs/heads/").removeprefix("refs/"),
         "who": _who,
+        "cell": cell_name,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
     }
     return made

@@ -89,6 +89,7 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
         logs=_logs(sender, row, plan, began=any(node["begun"] for node in history["nodes"])),
         notices=_notices(row, manifest, plan),
         rerun_of=row["rerun_of"],
+        cell=row["cell"],
     )
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotFound
+from trainforge.config.matrix import cell_name
 from trainforge.config.result import result_path
 from trainforge.sender import schema as s
 from trainforge.sender.database import Database
@@ -181,8 +182,8 @@ class EventStore(Database):
 
     def recent_decisions(
         self, repository_id: str, since: float
-    ) -> list[tuple[str, list[tuple[str, str, str]]]]:
-        """Of each push since a moment: why it led to no job, or its jobs as (id, project, manifest)."""
+    ) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
+        """Of each push since a moment: why it led to no job, or its jobs: id, project, manifest, cell."""
         e, j = s.events, s.jobs
         query = sa.select(e.c.reason, e.c.jobs).where(
             e.c.repository_id == repository_id, e.c.time >= since, e.c.ref != ""
@@ -190,8 +191,9 @@ class EventStore(Database):
         with self.read() as c:
             events = c.execute(query.order_by(e.c.id)).all()
             wanted = [job for event in events for job in event.jobs]
-            rows = c.execute(sa.select(j.c.id, j.c.project, j.c.manifest_path).where(j.c.id.in_(wanted)))
-            jobs = {row.id: (row.id, row.project, row.manifest_path) for row in rows}
+            columns = (j.c.id, j.c.project, j.c.manifest_path, j.c.cell)
+            rows = c.execute(sa.select(*columns).where(j.c.id.in_(wanted)))
+            jobs = {row.id: (row.id, row.project, row.manifest_path, cell_name(row.cell)) for row in rows}
         return [(event.reason, [jobs[job] for job in event.jobs if job in jobs]) for event in events]
 
     def count_reruns(self, job: str) -> int:

@@ -204,3 +204,17 @@ def test_shared_files_that_somebody_broke_are_written_anew(garbage: bytes) -> No
     files = shared_files(record(), lambda _: garbage)
     assert JOB in files["index/2026-11.csv"].decode()
     assert json.loads(files["index/best.json"])["digits"]["job"] == JOB
+
+
+def test_a_cell_of_a_matrix_is_named_wherever_its_job_is() -> None:
+    cell = {"lr": 0.1, "optimizer": "=adam|x"}
+    files = result_files(record(cell=cell), [])
+    assert json.loads(files["result.json"])["cell"] == cell
+    assert files["README.md"].decode().startswith("# digits (lr=0.1, optimizer==adam\\|x): completed")
+    assert commit_message(record(cell=cell)).startswith("digits (lr=0.1, optimizer==adam|x): completed")
+    before = shared_files(record(job="d" * 26), lambda path: None)
+    old = b"\n".join(line.rpartition(b",")[0] for line in before["index/2026-11.csv"].splitlines())
+    tip = shared_files(record(cell=cell), {"index/2026-11.csv": old + b"\n"}.get)
+    rows = list(csv.DictReader(io.StringIO(tip["index/2026-11.csv"].decode())))
+    assert [row["cell"] for row in rows] == ["", "lr=0.1, optimizer==adam|x"], "older rows"
+    assert "latest/main/digits/lr=0.1_optimizer==adam_x/metrics.json" in tip

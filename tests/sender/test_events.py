@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from support.core import MANIFEST, make_sender
 from support.core import Core as Desk
@@ -167,8 +168,8 @@ def test_a_repository_that_cannot_be_read_says_so(desk: Desk, watched: Project) 
     watched.path.rename(watched.path.with_name("gone"))
     with pytest.raises(TrainForgeError):
         desk.announce("elsewhere")
-    (repo,) = desk.dump()["repositories"]
-    assert repo[-1]
+    (repo,) = desk.sender.queries.repositories()
+    assert repo.error
 
 
 # --- asking for jobs --------------------------------------------------------------------------------------
@@ -202,3 +203,60 @@ def test_a_retry_is_a_new_job_that_names_the_old(desk: Desk, project: Project) -
     first, second = events.retry_job(desk.sender, old), events.retry_job(desk.sender, old)
     assert len({old, first, second}) == 3
     assert desk.job(second)["rerun_of"] == old
+
+
+MATRIX = MANIFEST + (
+    "strategy: {matrix: {lr: [0.1, 0.01], depth: [1, 2]}, exclude: [{lr: 0.1, depth: 2}]}\n"
+    "concurrency: {group: sweep, cancel_in_progress: true}\n"
+)
+
+
+def test_a_matrix_makes_a_job_of_each_cell(desk: Desk, project: Project) -> None:
+    (alone,) = desk.jobs()
+    commit = project.commit({"trainforge.yaml": MATRIX})
+    push(project)
+    said = desk.announce()
+    jobs = [job for job in desk.jobs() if job != alone]
+    rows = [desk.job(job) for job in jobs]
+    cells = [{"lr": 0.1, "depth": 1}, {"lr": 0.01, "depth": 1}, {"lr": 0.01, "depth": 2}]
+    assert [row["cell"] for row in rows] == cells
+    assert rows[0]["overrides"] == {"training.params.lr": 0.1, "training.params.depth": 1}
+    (matrix,) = {row["matrix"] for row in rows}
+    assert matrix not in {*jobs, ""}
+    assert {(row["concurrency"], row["cancels"]) for row in rows} == {("sweep", True)}
+    assert said[0].endswith("queued (digits, trainforge.yaml, lr=0.1, depth=1)")
+    assert events.request_job(desk.sender, "digits", commit) == jobs[0], "asked for again, made once"
+    assert len(desk.jobs()) == 4
+
+
+def test_one_cell_of_a_matrix_is_tried_again_alone(desk: Desk, project: Project) -> None:
+    project.commit({"trainforge.yaml": MATRIX})
+    push(project)
+    desk.announce()
+    old = desk.jobs()[-1]
+    again = desk.job(events.retry_job(desk.sender, old))
+    assert (again["cell"], again["matrix"], again["rerun_of"]) == ({"lr": 0.01, "depth": 2}, "", old)
+    assert again["overrides"] == desk.job(old)["overrides"]
+    assert len(desk.jobs()) == 5
+
+
+def test_what_the_group_and_the_matrix_hold_against_a_job(desk: Desk, project: Project) -> None:
+    project.commit({"trainforge.yaml": MATRIX})
+    push(project)
+    desk.announce()
+    store = desk.sender.store
+    first, second, third = desk.jobs()[1:]
+    assert store.facts(first)[0].company.older == (), "the cells of a matrix do not wait for each other"
+    with store.write() as c:
+        c.execute(sa.text("UPDATE jobs SET state = 'running' WHERE id = :id"), {"id": first})
+        c.execute(sa.text("UPDATE jobs SET ending = 'failed' WHERE id = :id"), {"id": third})
+    mind = store.facts(second)[0].company
+    assert mind.placed == (f"job {first[:8]} (lr=0.1, depth=1)",)
+    assert mind.failed == f"job {third[:8]} (lr=0.01, depth=2)"
+    newer = events.retry_job(desk.sender, third)
+    assert store.facts(newer)[0].company.older == tuple(
+        f"job {job[:8]} ({cell})" for job, cell in ((first, "lr=0.1, depth=1"), (second, "lr=0.01, depth=1"))
+    )
+    assert store.facts(first)[0].company.newer == f"job {newer[:8]} (lr=0.01, depth=2)"
+    store.request_stop(newer, "stopped", "", 1.0)
+    assert store.facts(first)[0].company.newer == ""

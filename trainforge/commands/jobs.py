@@ -114,7 +114,7 @@ def _list(jobs: list[JobSummary], *, as_json: bool) -> None:
     rows = (
         (
             job.id[:8],
-            job.project,
+            titled(job),
             state_text(job.state),
             job.commit[:8],
             str(job.nodes),
@@ -127,9 +127,16 @@ def _list(jobs: list[JobSummary], *, as_json: bool) -> None:
     next_step(f"trainforge status {jobs[0].id[:8]}")
 
 
+def titled(job: JobSummary) -> str:
+    """The project, and of a matrix the cell."""
+    from trainforge.config.matrix import cell_name
+
+    return f"{job.project} ({cell_name(job.cell)})" if job.cell else job.project
+
+
 def show_job(detail: JobDetail) -> None:
     """One job on a screen."""
-    click.secho(f"{detail.project}  {detail.id}", bold=True)
+    click.secho(f"{titled(detail)}  {detail.id}", bold=True)
     facts = [
         ("state", state_text(detail.state) + (f", {detail.ending} soon" if detail.ending else "")),
         ("commit", f"{detail.commit[:12]} on {detail.ref}  {detail.subject}".rstrip()),
