@@ -37,9 +37,9 @@ from trainforge.sender.context import Sender
 from trainforge.sender.loops import core_loops
 from trainforge.sender.notify import REPOSITORIES
 from trainforge.sender.people import People
+from trainforge.sender.placing import online_for
 from trainforge.sender.problems import problem_response
 from trainforge.sender.queries import Queries
-from trainforge.sender.reconciler import online_for
 from trainforge.sender.store import Store
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainforge.config.manifest import Manifest
-from trainforge.sender.fit import Machine, Need, need_of, words
+from trainforge.config.result import moment
+from trainforge.sender.fit import Machine, Need, need_of, suits, words
 from trainforge.sender.gang import Board, Candidates, Seat
 from trainforge.sender.parameters import Adjustment, adjust
 from trainforge.sender.suggestions import Start, estimate, suggest
 
 ALL = "*"  # the key of a reason that is about no single executor
-ADVICE = "what would help"
+ADVICE, START = "a change", "the start"
 SHOWN = 20  # executors whose reasons are stored with a waiting job; the others are counted
 
 
@@ -69,6 +70,8 @@ class Waiting:
             shown[ALL] = "; ".join(f"{count} more: {why}" for why, count in rest.most_common(3))
         if self.suggestions:
             shown[ADVICE] = "; ".join(self.suggestions)
+        if self.start is not None and self.start.time is not None:
+            shown[START] = f"about {moment(self.start.time)[:16]} UTC, {self.start.words}"
         return shown
 
 
@@ -92,20 +95,19 @@ def complete(manifest: Manifest, need: Need, seats: Sequence[Seat]) -> Plan:
     return Plan(placed, processes, params, adjusted, notices, need.cpu, need.memory)
 
 
-def explain(board: Board, need: Need, *, job: str = "") -> Waiting:
+def explain(board: Board, need: Need, kept: Collection[str] = ()) -> Waiting:
     """Why no seats were found: a reason for each executor, what would help, and when it may start.
 
-    `job` is given for the job that machines are kept free for.
+    `kept` are the ids of executors that are kept free for this very job.
     """
     rooms = [room for room in board.rooms if not room.machine.revoked]
     if not rooms:
         return Waiting({ALL: "no executor has joined yet"}, (), Start(None, "unknown: there is no executor"))
+    rooms.sort(key=lambda room: (bool(room.closed), not suits(need, room.machine)))  # the most likely first
     blocked = {room.machine.name: words(need, room) for room in rooms}
-    kept = {room.machine.name for room in rooms if job and room.kept_for == job}
-    least = need.nodes.min
-    usable = sum(not why for why in blocked.values())
+    least, usable = need.nodes.min, sum(not why for why in blocked.values())
     found = f"{usable} fit{'s' if usable == 1 else ''}"
     fits = f"would fit, but the job needs {least} machines at once and {found}"
-    own = f"kept free for this job, which needs {least} machine{'' if least == 1 else 's'} at once"
-    reasons = {name: own if name in kept else why or fits for name, why in blocked.items()}
-    return Waiting(reasons, suggest(board, need), estimate(board, need, job))
+    own = {room.machine.name: f"{fits}; it is kept free for it" for room in rooms if room.machine.id in kept}
+    reasons = {name: why or own.get(name, fits) for name, why in blocked.items()}
+    return Waiting(reasons, suggest(board, need), estimate(board, need))

@@ -35,6 +35,7 @@ class QueuePlan:
 
     board: Board
     placed: dict[str, list[Seat]] = field(default_factory=dict)
+    needs: dict[str, Need] = field(default_factory=dict)  # of the jobs that were placed
     waiting: list[QueuedJob] = field(default_factory=list)
     next: str = ""
     _known: dict[tuple[Need, bool], Waiting] = field(default_factory=dict)
@@ -47,8 +48,17 @@ class QueuePlan:
         """Why the job waits; found out when asked for, once for all jobs of the same need."""
         key = (job.need, job.id == self.next)
         if key not in self._known:
-            self._known[key] = explain(self.board, job.need, job=job.id if key[1] else "")
+            mine = job.id == self.next
+            board = self._unreserved() if mine else self.board
+            self._known[key] = explain(board, job.need, self.kept if mine else ())
         return self._known[key]
+
+    def _unreserved(self) -> Board:
+        """The fleet as the job with the reservation sees it: without that."""
+        board = Board((room.machine for room in self.board.rooms), self.board.now)
+        for job, seats in self.placed.items():
+            board.take(job, self.needs[job], seats)
+        return board
 
 
 def plan_queue(
@@ -66,7 +76,7 @@ def plan_queue(
         seats = rooms.seats() if rooms is not None else None
         if seats is not None:
             board.take(job.id, need, seats)
-            made.placed[job.id] = seats
+            made.placed[job.id], made.needs[job.id] = seats, need
             continue
         made.waiting.append(job)
         if rooms is not None:

@@ -1,8 +1,8 @@
 """Brings every unfinished job forward: read its facts, ask the life cycle, apply the steps, again.
 
-Steps that change only the database are applied at once; planning reads the machines; what talks to a
-remote runs beside, one task per job, and comes back as a fact. Nothing here is needed to recover: a
-restarted reconciler sees the same facts.
+Steps that change only the database are applied at once; jobs to be placed wait in `placing` for one pass
+over all of them; what talks to a remote runs beside, one task per job, and comes back as a fact. Nothing
+here is needed to recover: a restarted reconciler sees the same facts.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import TrainForgeError
 from trainforge.config.manifest import Manifest
-from trainforge.config.messages import Repository, RunOrder
 from trainforge.hooks.gitrun import GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.sender import lifecycle as life
 from trainforge.sender import publisher
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import ring_orders
 from trainforge.sender.facts import JobFacts, Policy
-from trainforge.sender.fence import Fence
 from trainforge.sender.notify import JOBS, RECONCILE, job_key
-from trainforge.sender.planner import Plan, Waiting, plan
+from trainforge.sender.placing import Placing
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 5.0  # leases end and offers expire without anybody ringing
 MAX_ROUNDS = 50
+LOOKS_AT_ONCE = 200
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 REFUSED_TRIES = 6  # a refused credential may be a mistake that somebody mends within some minutes
 
@@ -46,15 +45,15 @@ class Round:
     remote: life.RemoteStep | None = None
 
 
-def online_for(sender: Sender) -> float:
-    """For how long after its last heartbeat an executor counts as there."""
-    return max(3 * sender.settings.heartbeat_every, 5.0)
+def _in_turns(jobs: list[str]) -> list[list[str]]:
+    """Not so many at a time that the first would wait long for machines; one turn where there are none."""
+    return [jobs[begin : begin + LOOKS_AT_ONCE] for begin in range(0, len(jobs) or 1, LOOKS_AT_ONCE)]
 
 
 class Reconciler:
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._fence = Fence(sender.store, sender.data_dir / "fence.json")
+        self._placing = Placing(sender, self._steps)
         self._remote: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
         self._last_full = -LOOK_EVERY_S
@@ -65,8 +64,11 @@ class Reconciler:
         try:
             with sender.bell.listen(RECONCILE) as listener:
                 while not sender.stopping:
-                    for job in await self._jobs():
-                        await self._look(job)
+                    for jobs in _in_turns(await self._jobs()):
+                        for job in jobs:
+                            await self._look(job)
+                        if self._placing.due:
+                            await self._place()
                     if not sender.changed:
                         await listener.wait(self._rest())
         finally:
@@ -80,7 +82,8 @@ class Reconciler:
         changed, self._sender.changed = self._sender.changed, set()
         if "" in changed or now - self._last_full >= LOOK_EVERY_S:
             self._last_full = now
-            return await asyncio.to_thread(self._sender.store.unfinished)
+            self._placing.due = True  # machines come and go, and their hours begin and end
+            return await asyncio.to_thread(lambda: self._placing.unsettled(self._sender.store.versions()))
         return sorted(changed | {job for job, (moment, _) in self._pauses.items() if moment <= now})
 
     def _rest(self) -> float:
@@ -96,6 +99,16 @@ class Reconciler:
             log.warning("job %s cannot go on now: %s", job, error)
         except Exception:
             log.exception("job %s cannot go on", job)  # one job's bug must not hold up the others
+
+    async def _place(self) -> None:
+        """One planning pass over all jobs that wait for machines."""
+        try:
+            placed = await asyncio.to_thread(self._placing.run)
+        except Exception:
+            log.exception("planning failed")
+        else:
+            if placed:
+                self._sender.wake(*placed)
 
     async def advance(self, job: str) -> None:
         """Take the job as far as its facts allow."""
@@ -115,6 +128,8 @@ class Reconciler:
         """One look, and its steps."""
         sender = self._sender
         facts, row, manifest, steps = self._steps(job)
+        if life.Place() not in steps:
+            self._placing.leave(job)
         outside = [step for step in steps if isinstance(step, life.Wait | life.Place | life.RemoteStep)]
         inside = [step for step in steps if step not in outside]
         if inside:
@@ -131,7 +146,9 @@ class Reconciler:
                 sender.bell.ring(JOBS, job_key(job))
             return Round()
         if isinstance(first, life.Place):
-            return Round(again=manifest is not None and self._place(facts, row, manifest))
+            if manifest is not None:
+                self._placing.enter(facts, row, manifest)
+            return Round()
         return Round(remote=first)
 
     def _steps(self, job: str) -> tuple[JobFacts, RowMapping, Manifest | None, list[life.Step]]:
@@ -156,45 +173,6 @@ class Reconciler:
             max_parallel=manifest.strategy.max_parallel,
             fail_fast=manifest.strategy.fail_fast,
         )
-
-    def _place(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> bool:
-        """Plan and offer the job, or show why it waits; whether to look again at once."""
-        sender = self._sender
-        now = sender.now()
-        verdict = plan(manifest, sender.store.machines(now, online_for(sender)), chosen=row["executors"])
-        if isinstance(verdict, Waiting):
-            if sender.store.wait(facts.id, verdict.reasons):
-                sender.bell.ring(JOBS, job_key(facts.id))
-            return False
-        runs = self._run_orders(row, manifest, verdict)
-        if not sender.store.place(facts, verdict, runs, self._fence.next(), now):
-            return True
-        ring_orders(sender, {placed.executor for placed in verdict.nodes})
-        sender.bell.ring(JOBS, job_key(facts.id))
-        return True
-
-    def _run_orders(self, row: RowMapping, manifest: Manifest, made: Plan) -> dict[int, RunOrder]:
-        sender = self._sender
-        repo = sender.store.repository(row["repository_id"])
-        url = publisher.clone_url(sender, repo.name) if repo.kind == "builtin" else repo.url
-        return {
-            placed.rank: RunOrder(
-                repository=Repository(id=repo.id, name=repo.name, url=url),
-                ref=row["ref"],
-                commit=row["commit"],
-                manifest_path=row["manifest_path"],
-                manifest_blob=row["manifest_blob"],
-                project=row["project"],
-                nodes=len(made.nodes),
-                processes_per_node=made.processes_per_node,
-                gpus=list(placed.gpus),
-                params=dict(made.params),
-                overrides=row["overrides"],
-                results_branch=manifest.results.branch,
-                lease_ttl=sender.settings.lease_ttl,
-            )
-            for placed in made.nodes
-        }
 
     # --- what talks to a remote -------------------------------------------------------------------------
 

@@ -17,9 +17,10 @@ from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_events import EventStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_journal import JournalStore
+from trainforge.sender.store_queue import QueueStore
 
 
-class Store(DocumentStore, EventStore, ExecutorStore, JournalStore):
+class Store(DocumentStore, EventStore, ExecutorStore, JournalStore, QueueStore):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.

@@ -23,15 +23,6 @@ LIVE = ("offered", "accepted", "running")
 class JobStore(Database):
     # --- reading ----------------------------------------------------------------------------------------
 
-    def unfinished(self) -> list[str]:
-        """Ids of the jobs that have not ended: higher priority first, then older."""
-        t = s.jobs
-        query = (
-            sa.select(t.c.id).where(t.c.ended.is_(None)).order_by(t.c.priority.desc(), t.c.created, t.c.id)
-        )
-        with self.read() as c:
-            return list(c.execute(query).scalars())
-
     def job(self, job_id: str) -> RowMapping:
         """The job's row.
 
@@ -156,6 +147,8 @@ class JobStore(Database):
                 self._set_state(c, job, "dispatching", now)
             machines = ", ".join(placed.name for placed in plan.nodes)
             self.note(c, job.id, "attempt", f"attempt {number} offered to {machines}", now, attempt=number)
+            for words in (*map(str, plan.adjusted), *plan.notices):
+                self.note(c, job.id, "note", words, now, attempt=number)
         return True
 
     def next_token(self, incarnation: int) -> FencingToken:

@@ -113,22 +113,21 @@ def size_text(value: float) -> str:
 # --- when -----------------------------------------------------------------------------------------------
 
 
-def estimate(board: Board, need: Need, job: str = "") -> Start:
+def estimate(board: Board, need: Need) -> Start:
     """From how long jobs of the same projects took before; what nobody knows is said to be unknown."""
     rooms = possible(board, need)
     if len(rooms) < need.nodes.min:
         return Start(None, "unknown: no machines that are there now could take it")
-    known = sorted(moment for room in rooms if (moment := _free_at(board.now, need, room, job)) is not None)
+    known = sorted(moment for room in rooms if (moment := _free_at(board.now, need, room)) is not None)
     if len(known) < need.nodes.min:
         return Start(None, "unknown: nothing tells how long the jobs before it take")
     return Start(known[need.nodes.min - 1], "if running jobs take as long as those of their projects did")
 
 
-def _free_at(now: float, need: Need, room: Room, job: str) -> float | None:
+def _free_at(now: float, need: Need, room: Room) -> float | None:
     """When enough of what runs on the room's host has ended; None if that is not known."""
-    mine = [node for node in room.running if node.job != job]
-    others = [node for other in room.pool.rooms if other is not room for node in other.running]
-    left = [*mine, *(node for node in others if node.job != job)]
+    mine = room.running
+    left = [node for shared in room.pool.rooms for node in shared.running]
     slots = len(mine)
     ending: list[tuple[float, Running]] = sorted(
         ((node.ends, node) for node in left if node.ends is not None and node.ends >= now),

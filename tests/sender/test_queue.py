@@ -38,8 +38,8 @@ def test_small_jobs_do_not_take_what_is_kept_for_a_large_one() -> None:
     assert (made.next, names(made)) == ("large", {})
     assert made.kept == {"x-a", "x-b"}
     assert made.why(made.waiting[0]).reasons == {
-        "a": "kept free for this job, which needs 2 machines at once",
-        "b": "kept free for this job, which needs 2 machines at once",
+        "a": "would fit, but the job needs 2 machines at once and 1 fits; it is kept free for it",
+        "b": "busy with 1 of 1 jobs",
         "c": "busy with 1 of 1 jobs",
     }
     assert made.why(made.waiting[1]).reasons["a"] == "kept free for job large, which is next"

@@ -107,7 +107,7 @@ def test_a_head_is_handled_once(store: Store, project: Repo) -> None:
     assert add_job(store) == ["a" * 26]
     assert add_job(store) is None
     assert store.heads("builtin:p") == {"main": COMMIT}
-    assert store.unfinished() == ["a" * 26]
+    assert list(store.versions()) == ["a" * 26]
 
 
 def test_many_hints_at_once_handle_a_head_once(store: Store, project: Repo) -> None:
