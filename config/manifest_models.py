@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from trainforge.config.manifest_types import (
     Arguments,
     Branch,
+    CheckpointStore,
     Cron,
     DataUrl,
     Duration,
@@ -237,13 +238,23 @@ class Strategy(Section):
 class Checkpoint(Section):
     dir: Annotated[
         RelativePath,
-        later(
-            "Where the training keeps checkpoints instead of in TRAINFORGE_CHECKPOINT_DIR.",
+        now(
+            "Leads to TRAINFORGE_CHECKPOINT_DIR in the working directory, unless such a folder is committed.",
             "runs/checkpoints",
         ),
     ] = "checkpoints"
     every: Annotated[Duration | None, later("How often to ask the training for a checkpoint.", "10m")] = None
-    keep: Annotated[Annotated[int, Field(ge=1, le=1000)], later("How many checkpoints to keep.", 3)] = 1
+    keep: Annotated[
+        Annotated[int, Field(ge=1, le=1000)], now("How many of its newest checkpoints the store keeps.", 3)
+    ] = 1
+    store: Annotated[
+        CheckpointStore | None,
+        now(
+            "Where the first machine's checkpoints are kept for others: a folder that all see, or an fsspec "
+            "URL. Without it a checkpoint stays on the machine that wrote it.",
+            "s3://bucket/checkpoints",
+        ),
+    ] = None
     resume: Annotated[
         Literal["auto", "never"],
         now("Whether TRAINFORGE_RESUME_FROM names the newest checkpoint to a new attempt.", "never"),

@@ -142,6 +142,18 @@ def _url_fault(value: str) -> str | None:
     return None if parts.netloc else "the host is missing"
 
 
+def _store_fault(value: str) -> str | None:
+    if value.startswith("/"):
+        return None
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return "the URL cannot be read"
+    if "@" in parts.netloc:
+        return "credentials do not belong into a manifest"
+    return None if "://" in value and parts.scheme not in {"", "memory"} else "try s3://bucket/checkpoints"
+
+
 def _pattern_fault(value: str) -> str | None:
     if len(value) > 500:
         return "it is longer than 500 characters"
@@ -196,6 +208,7 @@ Sha256 = Annotated[
 RelativePath = Annotated[str, _checked(_path_fault, "a path inside the repository")]
 Glob = Annotated[str, _checked(_path_fault, "a glob inside the working directory")]
 Branch = Annotated[str, _checked(_branch_fault, "a branch name")]
+CheckpointStore = Annotated[str, _checked(_store_fault, "an absolute path or a URL")]
 DataUrl = Annotated[str, _checked(_url_fault, "a URL")]
 Pattern = Annotated[str, _checked(_pattern_fault, "a regular expression")]
 EnvName = Annotated[str, _checked(_env_fault, "a variable's name")]

@@ -176,6 +176,7 @@ class LaunchOrder(Message):
     kind: Literal["launch"] = "launch"
     master_address: str
     master_port: int = Field(ge=1, le=65535)
+    resume: str = ""  # the newest checkpoint that every node has
 
 
 class StopOrder(Message):
@@ -241,6 +242,7 @@ class Ready(Message):
     addresses: list[str] = []
     port: int = 0
     nonce: str = ""
+    checkpoints: list[str] = []  # what this node can go on from, the newest first
 
 
 class Reached(Message):

@@ -30,7 +30,7 @@ class Barrier:
             self.phase("ready")
             self.journal.append("ready", Ready())
 
-    def open(self, port: int) -> None:
+    def open(self, port: int, checkpoints: list[str]) -> None:
         """Ready to meet others; rank 0 at `port`, where 0 is any. After a restart at the same one again."""
         said = self.journal.find("ready")
         if said is not None:
@@ -44,7 +44,8 @@ class Barrier:
                 f"port {port} cannot be opened: {error.strerror}", code="rendezvous_unreachable"
             ) from error
         self.phase("ready")
-        self.journal.append("ready", rendezvous.ready(self._listener, self.advertise))
+        here = rendezvous.ready(self._listener, self.advertise)
+        self.journal.append("ready", here.model_copy(update={"checkpoints": checkpoints}))
 
     def probe(self, orders: Sequence[Order]) -> None:
         """Try what these orders ask to be tried, each once."""
@@ -60,7 +61,7 @@ class Barrier:
         address = order.master_address
         source = Reached.model_validate(said.data).reached.get(address, "") if said else address
         interface = rendezvous.interface_of(source or rendezvous.source_for(address))
-        return Meeting(address, order.master_port, interface)
+        return Meeting(address, order.master_port, interface, order.resume)
 
     def close(self) -> None:
         if self._listener:

@@ -46,6 +46,7 @@ class Meeting:
     address: str
     port: int
     interface: str = ""
+    resume: str = ""  # the checkpoint that all nodes go on from
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from trainforge.config.messages import (
     LaunchOrder,
     NodeKey,
     NodePhase,
+    Note,
     Order,
     Phase,
     PublishOrder,
@@ -41,6 +42,8 @@ from trainforge.config.messages import (
 )
 from trainforge.executor import launch
 from trainforge.executor.barrier import Barrier
+from trainforge.executor.checkpoint_store import Store
+from trainforge.executor.checkpoints import SETTLE_S, Checkpoints, Keeper, guarded
 from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.follow import Follower
 from trainforge.executor.journal import Journal
@@ -237,7 +240,7 @@ class Node(threading.Thread):
         if self.order.nodes == 1:
             self.barrier.ready()
             return None
-        self.barrier.open(prepared.manifest.distributed.port or 0)
+        self.barrier.open(prepared.manifest.distributed.port or 0, self._resumable(prepared.manifest))
         while (order := self._newest(LaunchOrder)) is None:
             if self._stop_order() is not None:
                 raise Interrupted
@@ -265,11 +268,48 @@ class Node(threading.Thread):
         watch = Watch(
             self.supervised, self.follower, self.journal, wait=self._wait, stopping=self._stop_order
         )
-        return watch.until_ended()
+        return self._keeping(manifest, watch)
+
+    def _keeping(self, manifest: Manifest, watch: Watch) -> Ended:
+        """Until the training has ended, with its checkpoints sealed and stored as they appear."""
+        store = self._store(manifest) if self.key.rank == 0 else None
+        since = (self.folder / "run" / "spec.json").stat().st_mtime
+        keeper = Keeper(self._checkpoints(), store, since, self._warn)
+        keeper.start()
+        try:
+            ended = watch.until_ended()
+        finally:
+            keeper.close()
+        done = self.supervised.exit()
+        if ended.code and done is not None:
+            keeper.look(done.ended - SETTLE_S if done.killed or done.lost else time.time())
+        return ended
+
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.services.data_dir / "checkpoints" / self.key.job, self.key.attempt)
+
+    def _store(self, manifest: Manifest) -> Store | None:
+        url, keep = manifest.checkpoint.store, manifest.checkpoint.keep
+        return guarded(lambda: Store(url, self.key.job, keep), self._warn) if url else None
+
+    def _resumable(self, manifest: Manifest) -> list[str]:
+        """What this node could go on from, the newest first."""
+        if self.key.attempt == 1 or manifest.checkpoint.resume == "never":
+            return []
+        checkpoints, store = self._checkpoints(), self._store(manifest)
+        if store is not None:
+            guarded(lambda: checkpoints.restore(store), self._warn)
+        return [seal.key for seal in checkpoints.whole()][:16]
+
+    def _warn(self, text: str) -> None:
+        self.journal.append("note", Note(level="warning", text=text))
 
     def _launch(self, prepared: Prepared, meeting: launch.Meeting | None) -> None:
         manifest, order = prepared.manifest, self.order
-        folders = self._folders(manifest, prepared.data)
+        resume = meeting.resume if meeting else next(iter(self._resumable(manifest)), "")
+        if resume:
+            self.journal.append("note", Note(text=f"goes on from checkpoint {resume} (attempt/name)"))
+        folders = self._folders(manifest, prepared.data, resume)
         run_limit = manifest.timeout.run
         planned = launch.plan_launch(
             launch.Plan(
@@ -285,9 +325,9 @@ class Node(threading.Thread):
         )
         self.supervised.prepare(planned, timeout_s=run_limit, grace_s=manifest.timeout.grace)
 
-    def _folders(self, manifest: Manifest, data_folder: Path) -> launch.Folders:
+    def _folders(self, manifest: Manifest, data_folder: Path, resume: str) -> launch.Folders:
         run, output = self.folder / "run", self.folder / "output"
-        kept = self.services.data_dir / "checkpoints" / self.key.job
+        kept = self._checkpoints().files
         for folder in (run, output, kept):
             folder.mkdir(parents=True, exist_ok=True)
         usual = self.preparation.working_folder(manifest) / manifest.checkpoint.dir
@@ -296,8 +336,6 @@ class Node(threading.Thread):
             usual.symlink_to(kept)
         params = run / "params.json"
         params.write_text(json.dumps(self.order.params, indent=2) + "\n")
-        resume = max(kept.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
-        wanted = manifest.checkpoint.resume == "auto" and self.key.attempt > 1
         return launch.Folders(
             work=self.folder / "work",
             run=run,
@@ -306,7 +344,7 @@ class Node(threading.Thread):
             data=data_folder,
             metrics_file=run / "metrics.jsonl",
             params_file=params,
-            resume_from=str(resume) if resume and wanted else "",
+            resume_from=self._checkpoints().path(resume),
         )
 
     # --- after the end ---------------------------------------------------------------------------------
@@ -349,5 +387,8 @@ class Node(threading.Thread):
         published = self.journal.find("published")
         if published is not None and published.data["outcome"] != "failed":
             shutil.rmtree(self.services.data_dir / "checkpoints" / self.key.job, ignore_errors=True)
+            with contextlib.suppress(OSError, TrainForgeError):
+                if (store := self._store(self.preparation.kept_manifest())) is not None:
+                    guarded(store.clear, self._warn)
         self.book.forget(self.key)
         self.forgotten = True

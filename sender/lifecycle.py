@@ -200,18 +200,24 @@ def _barrier(attempt: AttemptFacts) -> list[Step]:
     if not common:
         reason = f"no address of {first.name} is reached by all other nodes"
         return [Blame("rendezvous_unreachable", reason)]
-    launch = LaunchOrder(master_address=common[0], master_port=first.ready.port)
+    kept = [set(node.ready.checkpoints) for node in others if node.ready is not None]
+    resume = next((key for key in first.ready.checkpoints if all(key in keys for keys in kept)), "")
+    launch = LaunchOrder(master_address=common[0], master_port=first.ready.port, resume=resume)
     return steps + [Give(node.rank, launch) for node in attempt.nodes if "launch" not in node.ordered]
 
 
 def _probe(first: Ready, others: list[NodeFacts], rank: int) -> ProbeOrder:
     """What a rank is to try: rank 0, and the ranks between it and itself."""
     peers = {
-        node.rank: Peer.model_validate(node.ready.model_dump())
+        node.rank: _peer(node.ready)
         for node in others
         if node.rank < rank and node.ready is not None and node.ready.addresses
     }
-    return ProbeOrder(peers=peers, **first.model_dump())
+    return ProbeOrder(peers=peers, **_peer(first).model_dump())
+
+
+def _peer(ready: Ready) -> Peer:
+    return Peer(addresses=ready.addresses, port=ready.port, nonce=ready.nonce)
 
 
 def _parted(nodes: Sequence[NodeFacts]) -> str:

@@ -25,6 +25,7 @@ LATER = "**not yet in effect**"
 WORDS = {
     "Arguments": "list of text, or text",
     "Branch": "branch name",
+    "CheckpointStore": "absolute path or URL",
     "Cron": "cron expression",
     "DataUrl": "URL",
     "Duration": "duration",

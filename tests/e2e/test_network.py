@@ -9,6 +9,7 @@ import pytest
 
 from support.fleet import Fleet
 from support.network import Network
+from support.waiting import wait_for
 
 TRAIN = """\
 import json, os
@@ -94,3 +95,64 @@ def test_two_hosts_that_cannot_reach_each_other_are_named_before_training(
     assert "nothing was to be trained" not in hosts.log_text(detail["id"])
     (third,) = {"alpha", "beta", "gamma"} - set(pair)
     assert third not in detail["reason"]
+
+
+RESUMABLE = """\
+import json, os, pathlib, time
+import torch
+from accelerate import Accelerator
+
+accelerator = Accelerator(cpu=True)
+epoch, total = 0, torch.zeros(1)
+if resume := os.environ["TRAINFORGE_RESUME_FROM"]:
+    epoch, total = torch.load(resume)
+    print(f"rank {accelerator.process_index} goes on after epoch {epoch}", flush=True)
+go_on = pathlib.Path(GO_ON)
+deadline = time.monotonic() + 100
+while epoch < 6:
+    epoch += 1
+    total = accelerator.reduce(total + epoch, "mean")
+    if accelerator.is_main_process:
+        name = pathlib.Path(os.environ["TRAINFORGE_CHECKPOINT_DIR"], f"epoch-{epoch}.pt")
+        torch.save((epoch, total), name.with_suffix(".tmp"))
+        name.with_suffix(".tmp").rename(name)
+        print("PROGRESS:", json.dumps({"epoch": epoch, "total": total.item()}), flush=True)
+    while epoch == 3 and not go_on.exists():
+        assert time.monotonic() < deadline, "nobody said go on"
+        time.sleep(0.1)
+if accelerator.is_main_process:
+    pathlib.Path(os.environ["TRAINFORGE_OUTPUT_DIR"], "model.txt").write_text(str(total.item()))
+accelerator.end_training()
+"""
+
+
+def test_a_cut_in_mid_training_is_resumed_from_the_checkpoint_by_those_left(hosts: Fleet) -> None:
+    assert hosts.network
+    store, go_on = hosts.root / "store", hosts.root / "go-on"
+    manifest = MANIFEST.replace("nodes: 3", "nodes: 2:3") + (
+        f"checkpoint: {{store: {store}, keep: 2}}\ntimeout: {{grace: 1s}}\nretry: {{max: 2}}\n"
+    )
+    script = RESUMABLE.replace("GO_ON", repr(str(go_on)))
+    hosts.push(hosts.project("line", {"train.py": script, "trainforge.yaml": manifest}))
+    job = hosts.the_job()
+    markers = store / job
+    wait_for(
+        "checkpoint of epoch 3",
+        lambda: any("epoch-3" in path.name for path in markers.glob("*.json")),
+        90,
+        hosts.logs,
+    )
+    hosts.network.cut(hosts.job(job)["attempts"][-1]["nodes"][0]["executor_name"])
+    go_on.touch()
+
+    detail = hosts.wait_ended(job, 150)
+
+    assert detail["state"] == "completed", detail
+    first, *_, last = detail["attempts"]
+    assert (first["state"], len(first["nodes"])) == ("lost", 3)
+    assert len(last["nodes"]) == 2
+    assert "goes on after epoch 3" in hosts.log_text(job)
+    files = hosts.result("line")
+    assert sum(path.endswith("/result.json") for path in files) == 1
+    assert files[f"{detail['result_path']}/artifacts/model.txt"] == b"21.0"
+    assert detail["metrics"]["total"] == 21

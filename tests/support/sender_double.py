@@ -240,16 +240,16 @@ class SenderDouble:
                 self.give(node, m.ForgetOrder())
 
     def _barrier(self, nodes: list[NodeState]) -> None:
-        ready, others = nodes[0].last("ready"), nodes[1:]
-        said = {node.key.rank: m.Peer.model_validate(node.last("ready")) for node in others}
+        ready, others = _peer(nodes[0]), nodes[1:]
+        said = {node.key.rank: _peer(node) for node in others}
         for node in others:
             peers = {rank: peer for rank, peer in said.items() if rank < node.key.rank}
-            self.give(node, m.ProbeOrder(peers=peers, **ready))
+            self.give(node, m.ProbeOrder(peers=peers, **ready.model_dump()))
         if all(node.data("reached") for node in others):
             reached = [node.last("reached")["reached"] for node in others]
-            common = [address for address in ready["addresses"] if all(address in each for each in reached)]
+            common = [address for address in ready.addresses if all(address in each for each in reached)]
             for node in nodes:
-                self.give(node, m.LaunchOrder(master_address=common[0], master_port=ready["port"]))
+                self.give(node, m.LaunchOrder(master_address=common[0], master_port=ready.port))
 
     def record(self, job: str) -> JobRecord:
         nodes = self.gang(job, max(key.attempt for key in self.nodes if key.job == job))
@@ -270,3 +270,8 @@ class SenderDouble:
             created=self.created, ended=time.time(), attempt=nodes[0].key.attempt, metrics=rows,
             logs={f"rank-{rank}.log": nodes[0].text(rank) for rank in range(1)},
         )  # fmt: skip
+
+
+def _peer(node: NodeState) -> m.Peer:
+    said = m.Ready.model_validate(node.last("ready"))
+    return m.Peer(addresses=said.addresses, port=said.port, nonce=said.nonce)
