@@ -6,7 +6,7 @@ A day and a weekday that are both given mean either; a star leaves the choice to
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
@@ -93,13 +93,13 @@ def parse_cron(text: str) -> Cron:
     return cron
 
 
-def due(crons: list[str], handled: float, now: float) -> float | None:
+def due(crons: Sequence[str], handled: float, now: float) -> float | None:
     """The newest time of any of them that has come since `handled`; what was missed before it stays so."""
     times = [parse_cron(cron).last_until(now) for cron in crons]
     return max((time for time in times if time is not None and time > handled), default=None)
 
 
-def next_time(crons: list[str], now: float) -> float | None:
+def next_time(crons: Sequence[str], now: float) -> float | None:
     times = [parse_cron(cron).next_after(now) for cron in crons]
     return min((time for time in times if time is not None), default=None)
 

@@ -223,16 +223,20 @@ class Data(Section):
 class Strategy(Section):
     matrix: Annotated[
         dict[Name, Annotated[list[Plain], Field(min_length=1)]],
-        later("Values for parameters: each combination becomes a job.", {"learning_rate": [0.1, 0.01]}),
+        now("Values for parameters: each combination becomes a job.", {"learning_rate": [0.1, 0.01]}),
     ] = {}
-    include: Annotated[list[dict[str, Plain]], later("Combinations to add.", [{"learning_rate": 1.0}])] = []
+    include: Annotated[
+        list[dict[str, Plain]], now("Combinations to add, of any parameters.", [{"learning_rate": 1.0}])
+    ] = []
     exclude: Annotated[
-        list[dict[str, Plain]], later("Combinations to leave out.", [{"learning_rate": 0.1}])
+        list[dict[str, Plain]],
+        now("Combinations to leave out: those with all of these values.", [{"learning_rate": 0.1}]),
     ] = []
     max_parallel: Annotated[
-        Annotated[int, Field(ge=1)] | None, later("How many of the jobs run at the same time.", 2)
+        Annotated[int, Field(ge=1)] | None,
+        now("How many of the jobs run at the same time; by default all.", 2),
     ] = None
-    fail_fast: Annotated[bool, later("Whether the first failure stops the other jobs.", False)] = True
+    fail_fast: Annotated[bool, now("Whether the first failure stops the other jobs.", False)] = True
 
 
 class Checkpoint(Section):
@@ -263,7 +267,13 @@ class Checkpoint(Section):
 
 class Retry(Section):
     max: Annotated[Annotated[int, Field(ge=0, le=20)], now("How many times a job is tried again.", 3)] = 1
-    on: Annotated[list[RetryCode], now("What it is tried again after.", ["lost", "out_of_memory"])] = ["lost"]
+    on: Annotated[
+        list[RetryCode],
+        now(
+            "What it is tried again after; each time it rests twice as long, at most 10 minutes.",
+            ["lost", "out_of_memory"],
+        ),
+    ] = ["lost"]
 
 
 class Timeout(Section):
@@ -272,7 +282,11 @@ class Timeout(Section):
     ] = None
     setup: Annotated[Duration, now("How long checkout, environment and data may take.", "30m")] = 3600.0
     queue: Annotated[
-        Duration | None, now("How long to wait for executors that fit; by default without limit.", "1d")
+        Duration | None,
+        now(
+            "How long to wait for executors that fit, while no other job is in the way; without limit by default.",
+            "1d",
+        ),
     ] = None
     grace: Annotated[
         Duration, now("How long a training that is asked to stop may take to do so, an hour at most.", "2m")
@@ -280,8 +294,10 @@ class Timeout(Section):
 
 
 class Concurrency(Section):
-    group: Annotated[Name | None, later("Jobs of one group run one after the other.", "nightly")] = None
-    cancel_in_progress: Annotated[bool, later("Whether a newer job of the group stops the older.", True)] = (
+    group: Annotated[
+        Name | None, now("Jobs of one group of a repository run one after the other, by age.", "nightly")
+    ] = None
+    cancel_in_progress: Annotated[bool, now("Whether a newer job of the group stops the older.", True)] = (
         False
     )
 
@@ -344,12 +360,12 @@ class Push(Section):
 
 
 class Schedule(Section):
-    cron: Annotated[Cron, later("Minute, hour, day, month and weekday, in UTC.", "0 3 * * 1")]
+    cron: Annotated[Cron, now("Minute, hour, day, month and weekday, in UTC.", "0 3 * * 1")]
 
 
 class On(Section):
     push: Annotated[Push, now("Which pushes start jobs.")] = Push()
-    schedule: Annotated[list[Schedule], later("Times at which jobs start.", [{"cron": "0 3 * * 1"}])] = []
+    schedule: Annotated[list[Schedule], now("Times at which jobs start.", [{"cron": "0 3 * * 1"}])] = []
     pull_request: Annotated[
         Literal["off", "plan", "run"], later("What a pull request does: nothing, a plan, or a job.", "plan")
     ] = "off"
@@ -365,11 +381,11 @@ class Manifest(Section):
     distributed: Annotated[Distributed, now("How the processes work together.")] = Distributed()
     environment: Annotated[Environment, now("What Python the training runs with.")] = Environment()
     data: Annotated[Data | None, now("Data to fetch before the training.")] = None
-    strategy: Annotated[Strategy, later("Several jobs from one manifest.")] = Strategy()
+    strategy: Annotated[Strategy, now("Several jobs from one manifest.")] = Strategy()
     checkpoint: Annotated[Checkpoint, now("Where a training can be taken up again.")] = Checkpoint()
     retry: Annotated[Retry, now("When a job is tried again.")] = Retry()
     timeout: Annotated[Timeout, now("How long things may take.")] = Timeout()
-    concurrency: Annotated[Concurrency, later("Which jobs may run side by side.")] = Concurrency()
+    concurrency: Annotated[Concurrency, now("Which jobs may run side by side.")] = Concurrency()
     metrics: Annotated[Metrics, now("What is measured.")] = Metrics()
     gates: Annotated[
         list[Gate], later("Conditions that a good result meets.", [{"metric": "acc", "min": 0.9}])

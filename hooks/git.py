@@ -145,6 +145,22 @@ def ls_remote_heads(
     return {name.removeprefix(prefix): commit for name, commit in refs.items() if name.startswith(prefix)}
 
 
+def default_branch(
+    url: str, *, credential: GitCredential | None = None, allow_file: bool = False, timeout: float = 60
+) -> str:
+    """The full name of the branch that the remote's HEAD names; empty if it names none."""
+    remote = validate_url(url, allow_file=allow_file)
+    if remote.local:
+        name = (_git_dir(remote) / "HEAD").read_text("utf-8", "replace").partition("ref: ")[2].strip()
+    else:
+        args = ["ls-remote", "--quiet", "--symref", "--", remote.text, "HEAD"]
+        out = run(args, remote=remote, credential=credential, timeout=timeout).decode("utf-8", "replace")
+        name = out.partition("ref: ")[2].partition("\t")[0]
+    with contextlib.suppress(AddressRefused):
+        return validate_ref(name)
+    return ""
+
+
 def hold_ref(commit: str) -> str:
     """The mirror's own ref that keeps a fetched commit."""
     return f"refs/trainforge/hold/{validate_commit(commit)}"

@@ -28,6 +28,7 @@ from trainforge.sender import (
     api,
     executor_api,
     pages,
+    schedules,
     serve,
     watching,
     webhooks,
@@ -117,7 +118,12 @@ async def _core(sender: Sender) -> None:
             await sender.bell.wait("end", LONG_S)
 
 
-LOOPS: dict[str, Loop] = {"core": _core, "poll": watching.poll, "watch": watching.watch_local}
+LOOPS: dict[str, Loop] = {
+    "core": _core,
+    "poll": watching.poll,
+    "watch": watching.watch_local,
+    "schedule": schedules.run,
+}
 
 
 async def _supervise(sender: Sender, name: str, loop: Loop) -> None:

@@ -14,13 +14,13 @@ from trainforge.config.errors import SettingsError
 from trainforge.sender.database import database_url
 from trainforge.sender.migrate import migrate
 from trainforge.sender.store_documents import DocumentStore
-from trainforge.sender.store_events import EventStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_journal import JournalStore
 from trainforge.sender.store_queue import QueueStore
+from trainforge.sender.store_schedules import ScheduleStore
 
 
-class Store(DocumentStore, EventStore, ExecutorStore, JournalStore, QueueStore):
+class Store(DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStore):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.

@@ -158,10 +158,10 @@ def test_every_key() -> None:
 
 def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
-        "artifacts.store", "checkpoint.every", "concurrency",
+        "artifacts.store", "checkpoint.every",
         "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
-        "environment.network", "environment.volumes", "gates", "notify", "on.pull_request", "on.schedule",
-        "secrets", "strategy", "training.extras",
+        "environment.network", "environment.volumes", "gates", "notify", "on.pull_request",
+        "secrets", "training.extras",
     ]  # fmt: skip
 
 
