@@ -18,7 +18,7 @@ from trainforge.hooks.watch import git_folder
 from trainforge.sender import events, registry
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
-from trainforge.sender.planner import Plan, plan
+from trainforge.sender.planner import answer, plan
 from trainforge.sender.store_events import Repo
 
 log = logging.getLogger(__name__)
@@ -104,18 +104,15 @@ def register(sender: Sender, url: str, name: str | None) -> Repo:
 def make_plan(
     sender: Sender, manifest: str, overrides: dict[str, Any], executors: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What would happen to this manifest now.
+    """What would happen to this manifest now. `executors` may be picked by hand, as for a job.
 
     Raises:
-        ManifestError: it cannot be used.
+        ManifestError: it cannot be used. NotFound: an executor is unknown.
     """
     wanted = apply_overrides(parse_manifest(manifest), overrides)
-    machines = sender.store.machines(sender.now(), sender.queries.online_for)
-    found = plan(wanted, machines, chosen=executors)
-    inactive = wanted.inactive()
-    if isinstance(found, Plan):
-        return {"plan": found.as_dict(), "waiting": {}, "inactive": inactive}
-    return {"plan": None, "waiting": found.reasons, "inactive": inactive}
+    chosen, now = registry.choose_executors(sender, executors), sender.now()
+    found = plan(wanted, sender.store.machines(now, sender.queries.online_for), chosen=chosen, now=now)
+    return answer(wanted, found, now, ahead=sender.store.ahead(wanted.priority))
 
 
 def invite(sender: Sender) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class StopAsk(Ask):
 class PlanAsk(Ask):
     manifest: str = Field(max_length=128 * 1024)
     overrides: dict[str, Any] = {}
+    executors: list[str] = []
 
 
 class RepositoryAsk(Ask):
@@ -206,7 +207,8 @@ async def list_events(request: Request) -> Response:
 
 async def plan(request: Request) -> Response:
     ask = await read_model(request, PlanAsk)
-    return dump(await in_thread(actions.make_plan, _sender(request), ask.manifest, ask.overrides))
+    wanted = (ask.manifest, ask.overrides, ask.executors)
+    return dump(await in_thread(actions.make_plan, _sender(request), *wanted))
 
 
 async def changes(request: Request) -> Response:

@@ -29,6 +29,7 @@ from trainforge.hooks.triggers import RefChange
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
 from trainforge.sender.notify import EVENTS, JOBS
+from trainforge.sender.registry import choose_executors
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
 
 MAX_LINES = 20
@@ -260,11 +261,7 @@ def draft_jobs(
     """
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
-    known = {machine.name: machine.id for machine in sender.store.machines(sender.now(), 1.0)}
-    if missing := [name for name in executors if name not in known and name not in known.values()]:
-        raise NotFound(
-            f"no executor {missing[0]} is known here", hint="`trainforge executor status` lists them"
-        )
+    chosen = choose_executors(sender, executors)
     if place.builtin:
         if not has_commit(place.mirror, commit):
             raise NotFound(f"{repo.name} has no commit {commit}", hint="push it first")
@@ -275,7 +272,6 @@ def draft_jobs(
     with ObjectReader(place.mirror) as reader:
         info = reader.commit(commit)
         file = read_manifest(reader, commit, manifest_path)
-    chosen = [known.get(name, name) for name in executors]
     jobs = new_jobs(
         repo, info, file, ref=ref, source=source, rerun=rerun or _variant(overrides, chosen),
         rerun_of=rerun_of, overrides=overrides, executors=chosen, cell=cell,

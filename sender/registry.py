@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainforge.config.errors import Forbidden, NotFound, NotTrusted
 from trainforge.config.messages import Heartbeat, HeartbeatReply, JoinReply, JoinRequest
 from trainforge.config.trust import (
@@ -111,6 +113,24 @@ def remove_executor(sender: Sender, executor: str) -> None:
             f"no executor {executor} is known here", hint="`trainforge executor status` lists them"
         )
     _changed(sender)
+
+
+def choose_executors(sender: Sender, names: Sequence[str]) -> list[str]:
+    """The ids of executors picked by id or name; `!` before one leaves it out.
+
+    Raises:
+        NotFound: there is no such executor.
+    """
+    known = sender.store.executor_ids()
+    chosen = []
+    for name in names:
+        left_out, bare = name.startswith("!"), name.removeprefix("!")
+        if bare not in known and bare not in known.values():
+            raise NotFound(
+                f"no executor {bare} is known here", hint="`trainforge executor status` lists them"
+            )
+        chosen.append("!" * left_out + known.get(bare, bare))
+    return chosen
 
 
 def drain_executor(sender: Sender, executor: str, drained: bool) -> None:

@@ -94,6 +94,12 @@ class ExecutorStore(Database):
             row = c.execute(sa.select(*columns).where(table.c.id == executor)).first()
         return None if row is None else Member(row[0], row[1], row[2], row[3], row[4] is not None)
 
+    def executor_ids(self) -> dict[str, str]:
+        """The id of every executor by its name."""
+        with self.read() as c:
+            rows = c.execute(sa.select(s.executors.c.name, s.executors.c.id)).all()
+        return {row.name: row.id for row in rows}
+
     def use_proof(self, executor: str, jti: str, expires: float, now: float) -> bool:
         """Whether this proof is used for the first time; it is remembered until it has expired."""
         with self.write() as c:

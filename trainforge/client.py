@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -125,8 +125,9 @@ class Client:
     def artifacts(self, job: str) -> dict[str, Any]:
         return self._get(f"{_job(job)}/artifacts")
 
-    def plan(self, manifest: str, overrides: dict[str, Any]) -> dict[str, Any]:
-        return self._post("/api/plan", {"manifest": manifest, "overrides": overrides})
+    def plan(self, manifest: str, overrides: dict[str, Any], executors: Sequence[str] = ()) -> dict[str, Any]:
+        asked = {"manifest": manifest, "overrides": overrides, "executors": list(executors)}
+        return self._post("/api/plan", asked)
 
     # --- machines, repositories, events ---------------------------------------------------------------
 

@@ -249,7 +249,26 @@ def test_a_plan_is_made_or_says_why_not(site: Web) -> None:
     made = site.ask("POST", "/api/plan", json={"manifest": MANIFEST}).json()
     assert [node["name"] for node in made["plan"]["nodes"]] == ["alpha"]
     two = {"manifest": MANIFEST, "overrides": {"resources.nodes": 2}}
-    assert "alpha" in site.ask("POST", "/api/plan", json=two).json()["waiting"]
+    wait = site.ask("POST", "/api/plan", json=two).json()
+    assert wait["waiting"] == {"alpha": "would fit, but the job needs 2 machines at once and 1 fits"}
+    assert wait["suggestions"] == ["resources.nodes: 1 would fit now"]
+    assert wait["start"] == {"time": None, "words": "unknown: no machines that are there now could take it"}
+    assert (made["start"]["words"], made["suggestions"]) == ("now", [])
+
+
+def test_a_plan_minds_executors_that_were_picked_and_jobs_that_wait(site: Web) -> None:
+    site.add_executor("alpha")
+    site.add_executor("beta")
+    site.set(site.add_job(), state="planning")
+
+    def ask(*executors: str) -> Any:
+        return site.ask("POST", "/api/plan", json={"manifest": MANIFEST, "executors": executors}).json()
+
+    made = ask("!alpha")
+    assert [node["name"] for node in made["plan"]["nodes"]] == ["beta"]
+    assert made["start"]["words"] == "now, unless 1 job waiting before it can use these machines"
+    assert ask("beta")["plan"]["nodes"][0]["name"] == "beta"
+    assert ask("gamma")["code"] == "not_found"
 
 
 def test_a_wrong_manifest_comes_back_with_every_place(site: Web) -> None:

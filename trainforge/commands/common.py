@@ -39,6 +39,22 @@ def set_option(function: Function) -> Function:
     )(function)
 
 
+def executors_option(function: Function) -> Function:
+    """`--executor` and `--exclude`, repeatable: the executors picked by hand."""
+    only = click.option(
+        "--executor", "executors", multiple=True, metavar="NAME", help="Only on this executor; repeatable."
+    )
+    without = click.option(
+        "--exclude", "excluded", multiple=True, metavar="NAME", help="Not on this executor; repeatable."
+    )
+    return only(without(function))
+
+
+def picked(executors: Sequence[str], excluded: Sequence[str]) -> list[str]:
+    """As the API has it: with `!` before what is left out."""
+    return [*executors, *(f"!{name}" for name in excluded)]
+
+
 def job_argument(function: Function) -> Function:
     return click.argument("job", required=False)(function)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trainforge.commands.common import (
+    executors_option,
     json_option,
     next_step,
     number_text,
+    picked,
     print_json,
     say,
     set_option,
@@ -65,9 +68,17 @@ def schema() -> None:
 @path_argument
 @click.option("--workers", type=click.IntRange(1), help="As if the manifest asked for this many nodes.")
 @set_option
+@executors_option
 @json_option
-def plan(path: Path, workers: int | None, settings: tuple[str, ...], as_json: bool) -> None:
-    """Show where a job would run now, with which parameters; or why it would wait.
+def plan(  # noqa: PLR0917 - click passes by name
+    path: Path,
+    workers: int | None,
+    settings: tuple[str, ...],
+    executors: tuple[str, ...],
+    excluded: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Show where a job would run now, with which parameters; or why it would wait, and what would help.
 
     Where no sender is known, the plan is made for this machine alone.
     """
@@ -83,7 +94,7 @@ def plan(path: Path, workers: int | None, settings: tuple[str, ...], as_json: bo
         say("no sender is known here: this plan is for this machine alone")
     else:
         with client:
-            answer = client.plan(found.text, overrides)
+            answer = client.plan(found.text, overrides, picked(executors, excluded))
     if as_json:
         print_json(answer)
         return
@@ -91,27 +102,24 @@ def plan(path: Path, workers: int | None, settings: tuple[str, ...], as_json: bo
     if answer.get("waiting"):
         click.echo(f"{state_text('waiting')}: no executors fit now")
         table(("EXECUTOR", "WHY NOT"), [(str(k), str(v)) for k, v in answer["waiting"].items()])
-        return
-    for line in plan_lines(answer["plan"]):
+    lines = plan_lines(answer["plan"]) if answer.get("plan") else []
+    lines += [f"try: {words}" for words in answer.get("suggestions", [])]
+    lines += start_lines(answer.get("start") or {})
+    lines += [f"{key}: accepted, not yet in effect" for key in answer.get("inactive", [])]
+    for line in lines:
         click.echo(f"  {line}")
-    for key in answer.get("inactive", []):
-        click.echo(f"  {key}: accepted, not yet in effect")
-    next_step("trainforge submit")
+    if answer.get("plan"):
+        next_step("trainforge submit")
 
 
 def plan_here(manifest: Manifest) -> dict[str, Any]:
     """What a sender would answer whose one executor is this machine."""
     from trainforge.executor.capabilities import capabilities
+    from trainforge.sender import planner
     from trainforge.sender.fit import Machine
-    from trainforge.sender.planner import Plan
-    from trainforge.sender.planner import plan as place
 
-    machine = Machine("this machine", "this machine", capabilities(Path.cwd()))
-    verdict = place(manifest, [machine])
-    inactive = manifest.inactive()
-    if isinstance(verdict, Plan):
-        return {"plan": verdict.as_dict(), "waiting": {}, "inactive": inactive}
-    return {"plan": None, "waiting": verdict.reasons, "inactive": inactive}
+    machine, now = Machine("this machine", "this machine", capabilities(Path.cwd())), time.time()
+    return planner.answer(manifest, planner.plan(manifest, [machine], now=now), now)
 
 
 def plan_lines(chosen: dict[str, Any]) -> list[str]:
@@ -120,9 +128,19 @@ def plan_lines(chosen: dict[str, Any]) -> list[str]:
     lines = []
     for node in chosen.get("nodes", []):
         on = ", ".join(node.get("gpus", [])) or "CPU"
-        many = "process" if processes == 1 else "processes"
-        lines.append(f"node {node['rank']}: {node['name']}, {processes} {many} on {on}")
+        first = node["rank"] * processes
+        ranks = f"rank {first}" if processes == 1 else f"ranks {first} to {first + processes - 1}"
+        many = "1 process" if processes == 1 else f"{processes} processes"
+        lines.append(f"node {node['rank']}: {node['name']}, {many} ({ranks}) on {on}")
     for change in chosen.get("adjusted", []):
         before, after = number_text(change["before"]), number_text(change["after"])
         lines.append(f"{change['key']}: {before} becomes {after} ({change['rule']})")
     return lines + [str(notice) for notice in chosen.get("notices", [])]
+
+
+def start_lines(start: dict[str, Any]) -> list[str]:
+    """When it would start: the moment where it is known and not now, and what that rests on."""
+    words, moment = str(start.get("words", "")), start.get("time")
+    if moment is None or words.startswith("now"):
+        return [f"starts: {words}"] if words else []
+    return [f"starts: about {time.strftime('%a %H:%M', time.localtime(moment))}, {words}"]

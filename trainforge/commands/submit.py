@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainforge.commands.common import json_option, next_step, print_json, say, set_option
+from trainforge.commands.common import (
+    executors_option,
+    json_option,
+    next_step,
+    picked,
+    print_json,
+    say,
+    set_option,
+)
 
 if TYPE_CHECKING:
     from trainforge.client import Client
@@ -21,9 +29,7 @@ if TYPE_CHECKING:
     "--workers", type=click.IntRange(1), help="Train on this many machines, whatever the manifest says."
 )
 @set_option
-@click.option(
-    "--executor", "executors", multiple=True, metavar="NAME", help="Only on this executor; repeatable."
-)
+@executors_option
 @click.option(
     "--remote", default="", metavar="NAME", help="The git remote to push to, instead of `trainforge`."
 )
@@ -36,6 +42,7 @@ def submit(  # noqa: PLR0917 - click passes by name
     workers: int | None,
     settings: tuple[str, ...],
     executors: tuple[str, ...],
+    excluded: tuple[str, ...],
     remote: str,
     follow: bool,
     as_json: bool,
@@ -52,7 +59,7 @@ def submit(  # noqa: PLR0917 - click passes by name
     found = project.load(path, overrides)
     with Client.configured() as client:
         request = _push(client, found, remote)
-        job = client.submit({**request, "overrides": overrides, "executors": list(executors)})
+        job = client.submit({**request, "overrides": overrides, "executors": picked(executors, excluded)})
         if as_json and not follow:
             print_json(job.model_dump(mode="json"))
         elif not as_json:
