@@ -1,7 +1,7 @@
 """The manifest's sections. Attribute names are the YAML keys, sizes are bytes, durations seconds.
 
-Keys that are checked but have no effect yet are made with `later`; `Manifest.inactive` finds those a
-manifest uses. What concerns several keys at once is checked in `manifest_relations`.
+`Manifest.inactive` finds the keys that a manifest uses without effect yet. What concerns several keys at
+once is checked in `manifest_relations`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.fields import FieldInfo
 
+from trainforge.config.manifest_keys import is_later, later, now
 from trainforge.config.manifest_types import (
     Arguments,
     Branch,
@@ -30,6 +30,7 @@ from trainforge.config.manifest_types import (
     Plain,
     PythonVersion,
     RelativePath,
+    RetryCode,
     Sha256,
     Size,
     Text,
@@ -37,35 +38,6 @@ from trainforge.config.manifest_types import (
 )
 
 RESULTS_BRANCH = "trainforge-results"
-_LATER = {"x-not-yet-in-effect": True}
-
-RetryCode = Literal[
-    "checkout_failed",
-    "rendezvous_unreachable",
-    "script_failed",
-    "out_of_memory",
-    "timeout_setup",
-    "lost",
-    "disk_full",
-    "internal",
-]
-
-
-def now(description: str, example: Any = None) -> Any:
-    """The description of a key that is in effect."""
-    return Field(description=description, examples=None if example is None else [example])
-
-
-def later(description: str, example: Any = None) -> Any:
-    """The description of a key that is accepted and checked, but not yet in effect."""
-    examples = None if example is None else [example]
-    return Field(description=description, examples=examples, json_schema_extra=dict(_LATER))
-
-
-def is_later(field: FieldInfo) -> bool:
-    return isinstance(field.json_schema_extra, dict) and bool(
-        field.json_schema_extra.get("x-not-yet-in-effect")
-    )
 
 
 class Section(BaseModel):
@@ -284,7 +256,7 @@ class Timeout(Section):
     queue: Annotated[
         Duration | None,
         now(
-            "How long to wait for executors that fit, while no other job is in the way; without limit by default.",
+            "How long to wait for executors while no other job is in the way; by default without limit.",
             "1d",
         ),
     ] = None

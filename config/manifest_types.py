@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
@@ -379,3 +379,13 @@ Gpus = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_GPUS}, {"type": "string"}]}),
 ]
 Plain = Annotated[Any, BeforeValidator(plain)]
+RetryCode = Literal[
+    "checkout_failed",
+    "rendezvous_unreachable",
+    "script_failed",
+    "out_of_memory",
+    "timeout_setup",
+    "lost",
+    "disk_full",
+    "internal",
+]
