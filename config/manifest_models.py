@@ -15,6 +15,7 @@ from trainforge.config.manifest_types import (
     Arguments,
     Branch,
     CheckpointStore,
+    ConfigFile,
     Cron,
     DataUrl,
     Duration,
@@ -64,7 +65,11 @@ class Training(Section):
     module: Annotated[Module | None, now("A Python module instead of a script.", "package.train")] = None
     args: Annotated[
         Arguments,
-        now("Arguments of the script or module: a list, or text split as a shell does.", "--epochs 3"),
+        now(
+            "Arguments of the script or module: a list, or text split as a shell does. "
+            "`{{ params.x }}` stands for a parameter.",
+            "--epochs 3",
+        ),
     ] = []
     params: Annotated[
         dict[str, Plain],
@@ -73,6 +78,10 @@ class Training(Section):
             {"batch_size": 64},
         ),
     ] = {}
+    config: Annotated[
+        ConfigFile | None,
+        now("A JSON or YAML file of the script's own that the parameters are laid over.", "train.yaml"),
+    ] = None
     launcher: Annotated[
         Literal["accelerate", "torchrun", "python", "none"],
         now("What starts the processes. A command has none; `python` starts one process.", "torchrun"),

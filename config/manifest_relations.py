@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from trainforge.config import templates
 from trainforge.config.document import Location
 from trainforge.config.manifest_models import (
     Data,
@@ -68,6 +70,7 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
         yield from _entry(training)
         yield from _installation(training)
         yield from _secrets(training, sections.raw.get("secrets"))
+        yield from _named_parameters(training, sections.raw.get("strategy"))
         for resources in sections.read("resources", Resources):
             yield from _launcher(training, resources)
     for environment in sections.read("environment", Environment):
@@ -112,6 +115,25 @@ def _entry(training: Training) -> Iterator[Fault]:
     elif training.launcher == "none":
         message = "training.launcher: none goes with training.command only"
         yield Fault(("training", "launcher"), message, "try launcher: python", about)
+
+
+def _named_parameters(training: Training, strategy: Any) -> Iterator[Fault]:
+    """What `{{ params.x }}` names must be there; a matrix makes parameters as well."""
+    made = strategy if isinstance(strategy, dict) else {}
+    cells = [made.get("matrix"), *(made.get("include") or ())]
+    known: dict[str, Any] = {}
+    for mapping in (*cells, training.params):
+        known |= mapping if isinstance(mapping, dict) else {}
+    for index, argument in enumerate(training.args):
+        for name in templates.names(argument):
+            try:
+                templates.find(known, name)
+            except KeyError:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"try {near[0]}" if near else f"add {name} to training.params"
+                place: Location = ("training", "args", index)
+                about: tuple[Location, ...] = (("training", "args"), ("training", "params"), ("strategy",))
+                yield Fault(place, f"training.args: there is no parameter {name}", hint, about)
 
 
 def _installation(training: Training) -> Iterator[Fault]:

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from trainforge.config.cron import parse_cron
 from trainforge.config.document import plain, spelling
+from trainforge.config.templates import tight
 
 MAX_NODES = 1024
 MAX_GPUS = 64
@@ -65,7 +66,7 @@ def _arguments(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return shlex.split(value)
+        return shlex.split(tight(value))
     except ValueError as error:
         raise expected("arguments as a shell splits them", "close the quote") from error
 
@@ -142,6 +143,11 @@ def _url_fault(value: str) -> str | None:
     return None if parts.netloc else "the host is missing"
 
 
+def _config_fault(value: str) -> str | None:
+    fits = value.endswith((".json", ".yaml", ".yml"))
+    return _path_fault(value) if fits else "its name ends in .json, .yaml or .yml"
+
+
 def _store_fault(value: str) -> str | None:
     if value.startswith("/"):
         return None
@@ -209,6 +215,7 @@ RelativePath = Annotated[str, _checked(_path_fault, "a path inside the repositor
 Glob = Annotated[str, _checked(_path_fault, "a glob inside the working directory")]
 Branch = Annotated[str, _checked(_branch_fault, "a branch name")]
 CheckpointStore = Annotated[str, _checked(_store_fault, "an absolute path or a URL")]
+ConfigFile = Annotated[str, _checked(_config_fault, "a JSON or YAML file inside the repository")]
 DataUrl = Annotated[str, _checked(_url_fault, "a URL")]
 Pattern = Annotated[str, _checked(_pattern_fault, "a regular expression")]
 EnvName = Annotated[str, _checked(_env_fault, "a variable's name")]

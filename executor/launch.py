@@ -15,6 +15,7 @@ from typing import Any
 
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import NodeKey, RunOrder
+from trainforge.executor import parameters
 
 RANK_PROGRAM = str(Path(__file__).with_name("rank.py"))
 KEPT = re.compile(
@@ -37,6 +38,7 @@ class Folders:
     metrics_file: Path
     params_file: Path
     resume_from: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class Launch:
 
 def plan_launch(plan: Plan) -> Launch:
     training = plan.manifest.training
-    launched = training.command is None and training.launcher in ("accelerate", "torchrun")
-    local = plan.order.processes_per_node if launched else 1
+    launched = has_launcher(plan.manifest)
+    local = processes(plan.manifest, plan.order)
     world = local * plan.order.nodes
     rank_argv = [plan.python, "-I", "-S", RANK_PROGRAM, str(plan.folders.run), str(plan.node.rank)]
     if not launched or (world == 1 and training.launcher == "accelerate"):
@@ -94,9 +96,18 @@ def plan_launch(plan: Plan) -> Launch:
     return Launch(argv, command(plan), plan.folders.work / training.working_dir, local, world, env)
 
 
+def has_launcher(manifest: Manifest) -> bool:
+    return manifest.training.command is None and manifest.training.launcher in ("accelerate", "torchrun")
+
+
+def processes(manifest: Manifest, order: RunOrder) -> int:
+    """How many are started on each node."""
+    return order.processes_per_node if has_launcher(manifest) else 1
+
+
 def command(plan: Plan) -> list[str]:
     training = plan.manifest.training
-    args = [str(arg) for arg in training.args]
+    args = parameters.arguments([str(arg) for arg in training.args], plan.folders.params)
     if training.command is not None:
         return ["/bin/sh", "-c", training.command]
     if training.module is not None:

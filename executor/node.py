@@ -40,7 +40,7 @@ from trainforge.config.messages import (
     Started,
     StopOrder,
 )
-from trainforge.executor import launch
+from trainforge.executor import launch, parameters
 from trainforge.executor.barrier import Barrier
 from trainforge.executor.checkpoint_store import Store
 from trainforge.executor.checkpoints import SETTLE_S, Checkpoints, Keeper, guarded
@@ -334,8 +334,8 @@ class Node(threading.Thread):
         if not usual.exists():
             usual.parent.mkdir(parents=True, exist_ok=True)
             usual.symlink_to(kept)
-        params = run / "params.json"
-        params.write_text(json.dumps(self.order.params, indent=2) + "\n")
+        params_file, params = run / "params.json", self._params(manifest)
+        params_file.write_text(json.dumps(params, indent=2) + "\n")
         return launch.Folders(
             work=self.folder / "work",
             run=run,
@@ -343,9 +343,24 @@ class Node(threading.Thread):
             checkpoint=kept,
             data=data_folder,
             metrics_file=run / "metrics.jsonl",
-            params_file=params,
+            params_file=params_file,
+            params=params,
             resume_from=self._checkpoints().path(resume),
         )
+
+    def _params(self, manifest: Manifest) -> parameters.Params:
+        """This node's parameters, laid over the config file as well, where the manifest names one."""
+        world = launch.processes(manifest, self.order) * self.order.nodes
+        params, changed = parameters.of_node(self.order, self.key.rank, world)
+        for text in changed:
+            self.journal.append("note", Note(text=text))
+        if name := manifest.training.config:
+            folder = self.preparation.working_folder(manifest)
+            path = (folder / name).resolve()
+            if not path.is_relative_to((self.folder / "work").resolve()):
+                raise NodeFailed(f"training.config: {name} leads out of the commit", code="manifest_invalid")
+            parameters.write_config(path, params, name)
+        return params
 
     # --- after the end ---------------------------------------------------------------------------------
 

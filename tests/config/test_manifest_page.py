@@ -27,6 +27,7 @@ WORDS = {
     "Arguments": "list of text, or text",
     "Branch": "branch name",
     "CheckpointStore": "absolute path or URL",
+    "ConfigFile": "path",
     "Cron": "cron expression",
     "DataUrl": "URL",
     "Duration": "duration",
