@@ -58,6 +58,7 @@ NodePhase = Literal[
 NodeState = Literal["pending", "running", "completed", "failed"]
 JobState = Literal["pending", "planning", "dispatching", "running", "completed", "failed", "cancelled"]
 Outcome = Literal["completed", "failed", "cancelled"]
+PREPARE = "prepare"  # the source of a job that is prepared and not trained
 OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -155,6 +156,7 @@ class RunOrder(Message):
     overrides: dict[str, Any] = {}  # of manifest keys, dotted, such as {"resources.nodes": 2}
     results_branch: str
     lease_ttl: float = Field(gt=0)
+    prepare: bool = False  # stop once prepared: environment and data are there for a later job
 
 
 class Peer(Message):

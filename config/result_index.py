@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainforge.config.matrix import cell_name
+from trainforge.config.messages import PREPARE
 from trainforge.config.result import (
     JobRecord,
     cell_of_table,
@@ -85,7 +86,7 @@ def _add_best(best: dict[str, Any], record: JobRecord) -> dict[str, Any]:
 
 def _latest(record: JobRecord, read: Read) -> dict[str, bytes]:
     """Metrics, parameters and plots of the newest completed job of a branch and project."""
-    if record.outcome != "completed":
+    if record.outcome != "completed" or record.source == PREPARE:
         return {}
     folder = f"latest/{_branch(record)}/{safe_path(record.project)}"
     if record.cell:  # a folder for each cell of a matrix

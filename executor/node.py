@@ -161,7 +161,7 @@ class Node(threading.Thread):
     def _until_ended(self) -> Ended:
         try:
             prepared = self._prepare()
-            return self._train(prepared, self._meet(prepared))
+            return Ended(exit_code=0) if self.order.prepare else self._train(prepared, self._meet(prepared))
         except Closing:
             raise
         except Interrupted:

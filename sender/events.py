@@ -16,7 +16,7 @@ from typing import Any
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.manifest import RESULTS_BRANCH
 from trainforge.config.matrix import cell_name
-from trainforge.config.messages import GitCredential
+from trainforge.config.messages import PREPARE, GitCredential
 from trainforge.hooks import git, triggers
 from trainforge.hooks.gitread import (
     ObjectReader,
@@ -293,7 +293,7 @@ def retry_job(sender: Sender, job: str, source: str = "retry") -> str:
         executors=row["executors"],
         rerun=f"{job}:{count + 1}",
         rerun_of=job,
-        source=source,
+        source=PREPARE if row["source"] == PREPARE else source,
         cell=row["cell"],
     )
 

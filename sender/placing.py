@@ -16,7 +16,7 @@ from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import TrainForgeError
 from trainforge.config.manifest import Manifest
-from trainforge.config.messages import Repository, RunOrder
+from trainforge.config.messages import PREPARE, Repository, RunOrder
 from trainforge.sender import lifecycle as life
 from trainforge.sender import publisher
 from trainforge.sender.context import Sender
@@ -173,6 +173,7 @@ def run_orders(sender: Sender, row: RowMapping, manifest: Manifest, made: Plan) 
             overrides=row["overrides"],
             results_branch=manifest.results.branch,
             lease_ttl=sender.settings.lease_ttl,
+            prepare=row["source"] == PREPARE,
         )
         for placed in made.nodes
     }
