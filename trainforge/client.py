@@ -134,6 +134,15 @@ class Client:
     def executors(self) -> list[ExecutorView]:
         return _views(ExecutorView, self._get("/api/executors"), "executors")
 
+    def executor(self, name: str) -> ExecutorView:
+        return _view(ExecutorView, self._get(_executor(name)))
+
+    def tell_executor(self, name: str, action: str) -> ExecutorView:
+        """`action` is drain, undrain or remove."""
+        if action == "remove":
+            return _view(ExecutorView, self._ask("DELETE", _executor(name)))
+        return _view(ExecutorView, self._post(f"{_executor(name)}/{action}", {}))
+
     def join_token(self) -> dict[str, Any]:
         return self._post("/api/join-tokens", {})
 
@@ -208,6 +217,10 @@ def _place(text: Any) -> Place | None:
 
 def _job(job: str) -> str:
     return f"/api/jobs/{quote(job, safe='')}"
+
+
+def _executor(name: str) -> str:
+    return f"/api/executors/{quote(name, safe='')}"
 
 
 def _json(body: bytes) -> Any:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trainforge.commands import machines
 from trainforge.commands.common import Function, age, json_option, next_step, print_json
 from trainforge.commands.sender import given, settings_file
 
@@ -40,7 +41,11 @@ def _settings(config: Path | None, options: dict[str, Any]) -> ExecutorSettings:
 
 @click.group()
 def executor() -> None:
-    """Run an executor, which trains on this machine."""
+    """Run an executor, which trains on this machine; look after those of the sender."""
+
+
+for command in machines.commands:
+    executor.add_command(command)
 
 
 @executor.command()

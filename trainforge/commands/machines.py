@@ -1,0 +1,116 @@
+"""`trainforge executor list, show, drain, undrain, remove`: the executors as their sender sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from trainforge.commands.common import (
+    age,
+    json_option,
+    next_step,
+    print_json,
+    state_text,
+    table,
+)
+
+if TYPE_CHECKING:
+    from trainforge.config.views import ExecutorView
+
+GIB = 2**30
+
+
+@click.command("list")
+@json_option
+def list_executors(as_json: bool) -> None:
+    """List the sender's executors."""
+    from trainforge.client import Client
+
+    with Client.configured() as client:
+        views = [view for view in client.executors() if view.status != "revoked"]
+    if as_json:
+        print_json({"executors": [view.model_dump(mode="json") for view in views]})
+        return
+    rows = [
+        (
+            view.name,
+            state_text(view.status),
+            age(view.last_seen),
+            str(view.capabilities.cpu_count),
+            str(len(view.capabilities.gpus)),
+            f"{len(view.jobs)}/{view.capabilities.max_jobs}",
+            ", ".join(job[:8] for job in view.jobs),
+        )
+        for view in views
+    ]
+    table(("EXECUTOR", "STATUS", "SEEN", "CPUS", "GPUS", "USED", "JOBS"), rows)
+    next_step("trainforge executor show NAME" if views else "trainforge sender token")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show one executor, by name or id: what it has, its load, its jobs."""
+    from trainforge.client import Client
+
+    with Client.configured() as client:
+        view = client.executor(name)
+    if as_json:
+        print_json(view.model_dump(mode="json"))
+        return
+    has, load = view.capabilities, view.load
+    click.secho(f"{view.name}  {view.id}", bold=True)
+    click.echo(f"  status   {state_text(view.status)}, seen {age(view.last_seen)}")
+    click.echo(f"  reached  {view.endpoint or 'asks for work itself'}")
+    memory = f"{load.memory_bytes / GIB:.1f} of {has.memory_bytes / GIB:.1f} GiB"
+    click.echo(f"  machine  {has.hostname}: {has.cpu_count} CPUs at {load.cpu_percent:.0f}%, memory {memory}")
+    click.echo(f"  disk     {has.disk_free_bytes / GIB:.1f} GiB free")
+    for number, gpu in enumerate(has.gpus):
+        used = f", {load.gpu_percent[number]:.0f}% in use" if number < len(load.gpu_percent) else ""
+        click.echo(f"  gpu {number}    {gpu.model}, {gpu.memory_bytes / GIB:.1f} GiB{used}")
+    click.echo(f"  python   {has.python or '?'}, torch {has.torch or 'not installed'}")
+    click.echo(f"  labels   {', '.join(f'{key}={value}' for key, value in has.labels.items()) or 'none'}")
+    click.echo(f"  jobs     {len(view.jobs)} of {has.max_jobs}  {', '.join(job[:8] for job in view.jobs)}")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def drain(name: str, as_json: bool) -> None:
+    """Give an executor no new jobs; what it trains goes on."""
+    _told(name, "drain", as_json, "gets no new jobs", "trainforge executor undrain")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def undrain(name: str, as_json: bool) -> None:
+    """Give an executor jobs again."""
+    _told(name, "undrain", as_json, "gets jobs again", "trainforge executor show")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def remove(name: str, as_json: bool) -> None:
+    """Have the sender refuse an executor from now on; its jobs are tried elsewhere."""
+    _told(name, "remove", as_json, "is removed; joining again needs a new token", "")
+
+
+commands = (list_executors, show, drain, undrain, remove)
+
+
+def _told(name: str, action: str, as_json: bool, done: str, after: str) -> None:
+    from trainforge.client import Client
+
+    with Client.configured() as client:
+        view: ExecutorView = client.tell_executor(name, action)
+    if as_json:
+        print_json(view.model_dump(mode="json"))
+        return
+    jobs = f" ({len(view.jobs)} under way)" if view.jobs else ""
+    click.echo(f"{view.name} {done}{jobs}")
+    if after:
+        next_step(f"{after} {view.name}")
