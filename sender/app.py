@@ -26,6 +26,7 @@ from trainforge.hooks.git_http import Access, GitHttpApp
 from trainforge.sender import (
     actions,
     api,
+    compat,
     executor_api,
     pages,
     schedules,
@@ -87,7 +88,7 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
 def _routes(sender: Sender) -> list[BaseRoute]:
     return [
         Route("/health", health),
-        Mount("/api", routes=api.routes, middleware=[Middleware(RequirePerson)]),
+        Mount("/api", routes=[*compat.routes, *api.routes], middleware=[Middleware(RequirePerson)]),
         Mount("/git", app=cast(ASGIApp, git_server(sender))),
         Mount("/static", app=StaticFiles(directory=pages.HERE / "static")),
         *executor_api.routes,

@@ -127,7 +127,7 @@ def clone_url(sender: Sender, name: str) -> str:
     return f"{sender.base_url.rstrip('/')}/git/{name}.git"
 
 
-def _results_mirror(sender: Sender, place: Place) -> Path:
+def results_mirror(sender: Sender, place: Place) -> Path:
     name = hashlib.sha256(place.repo.id.encode()).hexdigest()[:20]
     return sender.data_dir / "results" / f"{name}.git"
 
@@ -143,7 +143,7 @@ def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
     record = record_of(sender, job)
     failpoint("sender.push")
     written = write_result(
-        _results_mirror(sender, place),
+        results_mirror(sender, place),
         place.url,
         row["result_branch"],
         row["result_path"],
@@ -173,7 +173,7 @@ def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None
         found = find_local_result(place.mirror, row["result_branch"], row["result_path"])
     else:
         found = find_result(
-            _results_mirror(sender, place),
+            results_mirror(sender, place),
             place.url,
             row["result_branch"],
             row["result_path"],

@@ -182,6 +182,16 @@ class Queries:
             row = connection.execute(query).first()
         return JobAccess(row[0], row[1], row[2]) if row is not None else None
 
+    def meeting(self, job: str, attempt: int) -> tuple[str, int]:
+        """Where the processes of an attempt meet; an empty address until that is decided."""
+        orders = schema.orders
+        query = sa.select(orders.c.body).where(
+            orders.c.job_id == job, orders.c.attempt == attempt, orders.c.kind == "launch"
+        )
+        with self._database.read() as connection:
+            body = connection.execute(query.limit(1)).scalar() or {}
+        return str(body.get("master_address", "")), int(body.get("master_port", 0))
+
     # --- executors, events, repositories ----------------------------------------------------------------
 
     def executors(self, now: float) -> list[ExecutorView]:
