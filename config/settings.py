@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from trainforge.config.availability import Available
 from trainforge.config.messages import Name
 from trainforge.config.settings_load import (
     FileSettings,
@@ -120,6 +121,7 @@ class ExecutorSettings(FileSettings):
     poll_interval: Seconds = 1.0  # before asking again after a claim that failed
     heartbeat_every: Seconds = 10.0
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(comma_mapping)] = Field(default={})
+    available: Available = ""  # such as Mon-Fri 18:00-08:00, Sat-Sun; empty: always
     environment_mode: EnvironmentMode = "auto"  # `auto` leaves it to the manifest
     advertise: TextList = Field(
         default=[]

@@ -33,7 +33,7 @@ from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import write_private
 from trainforge.config.trust import verify_order
-from trainforge.executor.capabilities import capabilities, load
+from trainforge.executor.capabilities import load, own_capabilities
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
@@ -249,9 +249,7 @@ class Agent:
         settings = self.settings
         reply = self.link.heartbeat(
             Heartbeat(
-                capabilities=capabilities(
-                    settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs
-                ),
+                capabilities=own_capabilities(settings),
                 load=load(settings.data_dir),
                 nodes=[key for key, node in list(self.nodes.items()) if not node.forgotten],
                 endpoint=self.door.url if self.door else "",

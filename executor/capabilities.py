@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import psutil
 import pynvml
 
 from trainforge.config.messages import Capabilities, Gpu, Load
+from trainforge.config.settings import ExecutorSettings
 
 
 def version_of(package: str) -> str:
@@ -48,6 +50,13 @@ def memory_bytes() -> int:
         except (OSError, ValueError):
             continue
     return total
+
+
+def own_capabilities(settings: ExecutorSettings) -> Capabilities:
+    """What this machine has, as its settings offer it."""
+    has = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs)
+    offset = time.localtime().tm_gmtoff
+    return has.model_copy(update={"available": settings.available, "utc_offset": float(offset)})
 
 
 def capabilities(

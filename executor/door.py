@@ -23,7 +23,7 @@ from trainforge.config.messages import JournalBatch, NodeKey
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.trust import MAX_TOKEN_BYTES, SigningKey, sign_request, verify_request
 from trainforge.executor.announce import Announcer
-from trainforge.executor.capabilities import capabilities, version_of
+from trainforge.executor.capabilities import own_capabilities, version_of
 from trainforge.executor.endpoint import EndpointFile
 from trainforge.executor.identity import ExecutorIdentity
 from trainforge.executor.node import Node
@@ -103,9 +103,7 @@ class Door:
                 pause = min(pause * 2, 60.0)
             else:
                 if url != self.file.url:
-                    has = capabilities(
-                        self.settings.data_dir, labels=self.settings.labels, max_jobs=self.settings.max_jobs
-                    )
+                    has = own_capabilities(self.settings)
                     endpoint = self.file.publish(url, self.port, has)
                     if self.announcer:
                         self.announcer.tell(endpoint)

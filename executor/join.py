@@ -10,7 +10,7 @@ from trainforge.config.errors import NotTrusted, Unreachable
 from trainforge.config.messages import JoinReply, JoinRequest
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.trust import executor_id, parse_join_token, public_jwk, sign_request, thumbprint
-from trainforge.executor.capabilities import capabilities
+from trainforge.executor.capabilities import own_capabilities
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import TIMEOUT_S, parse
 
@@ -32,7 +32,7 @@ def join(sender_url: str, token: str, settings: ExecutorSettings) -> ExecutorIde
         token=invitation.text,
         name=settings.name,
         public_key=key.public,
-        capabilities=capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs),
+        capabilities=own_capabilities(settings),
     )
     body = request.model_dump_json().encode()
     proof = sign_request(

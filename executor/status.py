@@ -11,7 +11,7 @@ from typing import Any
 from trainforge.config.errors import SettingsError
 from trainforge.config.messages import NodeKey, PublishOrder, RunOrder
 from trainforge.config.settings import ExecutorSettings
-from trainforge.executor.capabilities import capabilities, load
+from trainforge.executor.capabilities import load, own_capabilities
 from trainforge.executor.identity import ExecutorIdentity
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.supervise import Supervised
@@ -43,9 +43,7 @@ def local_status(settings: ExecutorSettings) -> dict[str, Any]:
         "contact": _read(settings.data_dir / CONNECTION),
         "max_jobs": settings.max_jobs,
         "nodes": [_node(book, key) for key in book.known()],
-        "capabilities": capabilities(
-            settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs
-        ).model_dump(mode="json"),
+        "capabilities": own_capabilities(settings).model_dump(mode="json"),
         "load": load(settings.data_dir).model_dump(mode="json"),
         "time": time.time(),
     }

@@ -121,6 +121,7 @@ def test_data_dir_knows_home(monkeypatch: pytest.MonkeyPatch) -> None:
         (ExecutorSettings, "tunnel: ngrok\npublic_url: http://x", "public_url and a tunnel exclude"),
         (ExecutorSettings, "connection: both", "s.yaml:1:13: connection: must be 'pull'"),
         (ExecutorSettings, "max_jobs: 0", "s.yaml:1:11: max_jobs: must be greater than or equal to 1"),
+        (ExecutorSettings, "available: at night", "s.yaml:1:12: available: expected days and hours"),
         (ExecutorSettings, "labels: [a]", "s.yaml:1:9: labels: must be a valid dictionary"),
     ],
 )  # fmt: skip

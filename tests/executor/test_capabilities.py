@@ -1,0 +1,27 @@
+"""What a machine says of itself."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from trainforge.config.settings import ExecutorSettings
+from trainforge.executor.capabilities import own_capabilities
+
+
+def test_the_settings_say_what_is_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC-02:00")  # POSIX counts the other way round: two hours ahead
+    time.tzset()
+    try:
+        settings = ExecutorSettings(
+            data_dir=tmp_path, labels={"zone": "lab"}, max_jobs=3, available="Mon-Fri 18:00-08:00"
+        )
+        has = own_capabilities(settings)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (has.labels, has.max_jobs, has.available) == ({"zone": "lab"}, 3, "Mon-Fri 18:00-08:00")
+    assert has.utc_offset == 7200
+    assert has.cpu_count >= 1
