@@ -82,6 +82,10 @@ class Placing:
             self._told.pop(job, None)
             self.due = True  # what was kept free for it is free for others
 
+    def entangled(self) -> set[str]:
+        """The waiting jobs whose turn depends on other jobs, too."""
+        return {job for job, waiter in self._queue.items() if not waiter.alone}
+
     def unsettled(self, versions: Mapping[str, int]) -> list[str]:
         """Of all unfinished jobs those to look at: not who waits for machines alone, unchanged, in time."""
         now = self._sender.now()

@@ -56,6 +56,7 @@ class Reconciler:
         self._placing = Placing(sender, self._steps)
         self._remote: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
+        self._held: set[str] = set()  # jobs that wait for other jobs
         self._last_full = -LOOK_EVERY_S
 
     async def run(self) -> None:
@@ -115,12 +116,18 @@ class Reconciler:
         for _ in range(MAX_ROUNDS):
             done = await asyncio.to_thread(self._round, job)
             if done.freed:
-                self._sender.wake()
+                self._freed()
             if done.remote is not None:
                 self._begin_remote(job, done.remote)
             if not done.again:
                 return
         log.error("job %s does not come to rest", job)
+
+    def _freed(self) -> None:
+        """A job has left its machines, or its turn in a matrix or group: for those it matters to."""
+        self._placing.due = True
+        if waiting := self._held | self._placing.entangled():
+            self._sender.wake(*waiting)
 
     # --- in a worker thread -----------------------------------------------------------------------------
 
@@ -130,6 +137,7 @@ class Reconciler:
         facts, row, manifest, steps = self._steps(job)
         if life.Place() not in steps:
             self._placing.leave(job)
+        self._held.discard(job)
         outside = [step for step in steps if isinstance(step, life.Wait | life.Place | life.RemoteStep)]
         inside = [step for step in steps if step not in outside]
         if inside:
@@ -142,6 +150,7 @@ class Reconciler:
             return Round()
         first = outside[0]
         if isinstance(first, life.Wait):
+            self._held.add(job)
             if sender.store.wait(job, first.reasons, held=first.held):
                 sender.bell.ring(JOBS, job_key(job))
             return Round()
