@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
 from dataclasses import replace
 from typing import Any
@@ -149,10 +150,10 @@ def check_whole_gang(need: Need, seats: list[Seat]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(QUEUES, FLEETS, st.randoms(use_true_random=False))
 def test_a_pass_is_whole_within_limits_certain_and_explained(
-    jobs: list[QueuedJob], machines: list[Machine], random: Any
+    jobs: list[QueuedJob], machines: list[Machine], chance: Any
 ) -> None:
     made = plan_queue(jobs, machines, 0)
-    again = plan_queue(random.sample(jobs, len(jobs)), random.sample(machines, len(machines)), 0)
+    again = plan_queue(chance.sample(jobs, len(jobs)), chance.sample(machines, len(machines)), 0)
     assert (names(made), made.next, made.kept) == (names(again), again.next, again.kept)
     assert made.placed == again.placed
     assert {one.id for one in made.waiting} | made.placed.keys() == {one.id for one in jobs}
@@ -170,7 +171,7 @@ def test_a_pass_is_whole_within_limits_certain_and_explained(
 @settings(max_examples=100, deadline=None)
 @given(QUEUES, FLEETS, st.randoms(use_true_random=False))
 def test_nobody_starves_in_a_queue_that_never_ends(
-    jobs: list[QueuedJob], machines: list[Machine], random: Any
+    jobs: list[QueuedJob], machines: list[Machine], chance: Any
 ) -> None:
     """Small jobs keep coming, and something ends each round: what the fleet can run at all, it runs."""
     able = {one.id for one in jobs if plan_queue([one], machines, 0).placed}
@@ -188,8 +189,44 @@ def test_nobody_starves_in_a_queue_that_never_ends(
             del waiting[which]
         if not able & waiting.keys():
             return
-        ended = random.choice(sorted({held.job for one in machines for held in one.running}))
+        ended = chance.choice(sorted({held.job for one in machines for held in one.running}))
         machines = [
             replace(one, running=tuple(held for held in one.running if held.job != ended)) for one in machines
         ]
     raise AssertionError(f"{able & waiting.keys()} never got a machine")
+
+
+def test_ten_thousand_jobs_over_a_thousand_executors_are_all_trained() -> None:
+    """Time in rounds: a job takes one to four of them. The large ones are not left to the end."""
+    chance = random.Random(3)  # noqa: S311
+    machines = [
+        machine(f"m{n:03}", chance.choice((0, 2, 8)), max_jobs=chance.choice((1, 2))) for n in range(1000)
+    ]
+    several = Need(gpu=GpuRequest(2, 8), nodes=NodeRange(1, 4))
+    kinds = [Need(), Need(cpu=3.0), Need(gpu=GpuRequest(1, 1)), several]
+    large = Need(nodes=NodeRange(200, 200), gpu=GpuRequest(8, 8))
+    jobs = {
+        f"j{n:05}": QueuedJob(f"j{n:05}", large if n % 1000 == 500 else chance.choice(kinds), 0, float(n))
+        for n in range(10_000)
+    }
+    ends = {which: chance.randint(1, 4) for which in jobs}
+    waiting, began = dict(jobs), dict[str, int]()
+    held: frozenset[str] = frozenset()
+    for moment in range(200):
+        made = plan_queue(waiting.values(), machines, 0, held=held)
+        held = made.kept
+        machines = filled(machines, made, list(jobs.values()))
+        check_never_too_much(machines)
+        for which in made.placed:
+            del waiting[which]
+            began[which] = moment
+        if not waiting:
+            break
+        gone = {which for which, when in began.items() if when + ends[which] <= moment + 1}
+        machines = [
+            replace(one, running=tuple(held for held in one.running if held.job not in gone))
+            for one in machines
+        ]
+    assert began.keys() == jobs.keys()
+    first_large = began["j00500"]
+    assert first_large <= 8, first_large
