@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainforge.config.manifest import GpuRequest, NodeRange
-from trainforge.sender.fit import TOLERANCE, Need, Room, Running, suits
+from trainforge.sender.fit import TOLERANCE, Need, Room, Running, gpu_fits, suits
 from trainforge.sender.gang import Board, Candidates, Seat, possible
 
 MOST = 3
@@ -146,11 +146,13 @@ def _free_at(now: float, need: Need, room: Room) -> float | None:
 
 
 def _fits_beside(need: Need, room: Room, running: list[Running]) -> bool:
+    if not running:
+        return True  # the machine suits
     has = room.machine.capabilities
     taken = {gpu for node in running for gpu in node.gpus}
-    bare = replace(room, pool=type(room.pool)(), running=[])
+    free = sum(gpu.uuid not in taken and gpu_fits(gpu, need.gpu) for gpu in has.gpus) if need.gpu.min else 0
     return (
-        len(bare.free_gpus(need.gpu, taken)) >= need.gpu.min
+        free >= need.gpu.min
         and need.cpu <= has.cpu_count - sum(node.cpu for node in running)
         and need.memory <= has.memory_bytes / TOLERANCE - sum(node.memory for node in running)
     )
