@@ -306,7 +306,8 @@ def parse_nodes(value: Any) -> NodeRange:
 
 def parse_gpu(value: Any) -> GpuRequest:
     """`1`, `1..8`, `24GB..:1..8` (memory of each, then count) or `24GB` (one of at least that)."""
-    wanted = expected("a count such as 1, or memory and count such as 24GB..:1..8")
+    hint = "" if isinstance(value, str) else "try gpu: 1, or gpu: 0 for none"
+    wanted = expected("a count such as 1, or memory and count such as 24GB..:1..8", hint)
     if isinstance(value, GpuRequest):
         return value
     if not _countable(value):

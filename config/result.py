@@ -250,7 +250,7 @@ def _failure(record: JobRecord) -> list[str]:
 
 
 def _metrics(record: JobRecord) -> list[str]:
-    final = final_metrics(record.metrics)
+    final = {name: value for name, value in final_metrics(record.metrics).items() if name != "progress"}
     if not final:
         return []
     lines = ["## Metrics", "", "| metric | final value |", "|---|---:|"]

@@ -80,10 +80,20 @@ class Follower:
                 self.add(logs / name, rank, "stderr")
 
     def step(self, *, final: bool = False) -> bool:
-        """Journal what is new in each file; whether anything was."""
-        found = False
-        for source in self.sources.values():
-            found = self._step(source, final) or found
+        """Journal what is new in each file; whether anything was.
+
+        A file written earlier goes first, and the later ones of its process wait until it has been read: an
+        error comes after what was printed before it.
+        """
+        found, unread = False, set()
+        for source in sorted(self.sources.values(), key=_written):
+            if source.rank in unread and source.kind != "metrics":
+                continue
+            begin = source.offset
+            if self._step(source, final):
+                found = True
+                if source.kind != "metrics" and source.path.stat().st_size - begin > READ:
+                    unread.add(source.rank)
         return found
 
     def drain(self) -> None:
@@ -135,6 +145,14 @@ class Follower:
         if source.kind != "metrics":
             entries.append(("log", Log(rank=source.rank, stream=source.kind, text=text)))
         return entries
+
+
+def _written(source: Source) -> tuple[int, bool]:
+    """When a file was last written; stdout first where both were at once."""
+    try:
+        return source.path.stat().st_mtime_ns, source.kind == "stderr"
+    except FileNotFoundError:
+        return 0, False
 
 
 @dataclass(frozen=True)

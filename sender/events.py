@@ -30,9 +30,11 @@ from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
 from trainforge.sender.notify import EVENTS, JOBS
 from trainforge.sender.registry import choose_executors
-from trainforge.sender.store_events import NewEvent, NewJob, Repo
+from trainforge.sender.store_events import NewEvent, NewJob, PushedJob, Repo
+from trainforge.sender.text import plain
 
 MAX_LINES = 20
+MAX_PROBLEMS, MAX_TEXT = 5, 300  # of a manifest, and characters of each
 RECENT_S = 5.0
 _FIRST = ("refs/heads/main", "refs/heads/master")  # other new branches are compared with these
 
@@ -168,21 +170,33 @@ def _handle_change(  # noqa: PLR0917
     announce(sender, jobs if made is not None else [])
     if made is None:
         return None
-    return _lines(
-        decision.reason, [(job.id, job.project, job.manifest_path, cell_name(job.cell)) for job in jobs]
-    )
+    told = [
+        PushedJob(job.id, job.project, job.manifest_path, cell_name(job.cell), job.problems) for job in jobs
+    ]
+    return _lines(decision.reason, told)
 
 
-def _lines(reason: str, jobs: Sequence[tuple[str, str, str, str]]) -> list[str]:
+def _lines(reason: str, jobs: Sequence[PushedJob]) -> list[str]:
     """What the person who pushed is told."""
     if not jobs:
         return [f"TrainForge: no job: {reason}"]
-    lines = [
-        f"TrainForge: job {job[:8]} queued ({', '.join(part for part in about if part)})"
-        for job, *about in jobs[:MAX_LINES]
-    ]
-    more = len(jobs) - len(lines)
-    return [*lines, f"TrainForge: and {more} more jobs"] if more else lines
+    lines: list[str] = []
+    for count, job in enumerate(jobs):
+        if len(lines) >= MAX_LINES:
+            return [*lines, f"TrainForge: and {len(jobs) - count} more jobs"]
+        about = ", ".join(part for part in (job.project, job.manifest_path, job.cell) if part)
+        lines += _refused(job) if job.problems else [f"TrainForge: job {job.id[:8]} queued ({about})"]
+    return lines
+
+
+def _refused(job: PushedJob) -> list[str]:
+    """The first problems of a manifest that cannot be used, each with its place and what to do."""
+    lines = [f"TrainForge: {job.manifest_path} cannot be used, so job {job.id[:8]} fails:"]
+    for problem in job.problems[:MAX_PROBLEMS]:
+        text = " ".join(plain(str(problem["detail"])).split())
+        lines.append(f"TrainForge:   {text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + '…'}")
+    more = len(job.problems) - MAX_PROBLEMS
+    return [*lines, f"TrainForge:   and {more} more; `trainforge validate` names them"] if more > 0 else lines
 
 
 def _said_just_now(sender: Sender, repo: Repo) -> list[str]:

@@ -69,6 +69,17 @@ class NewJob:
     problems: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class PushedJob:
+    """What the person who pushed is told of a job."""
+
+    id: str
+    project: str
+    manifest_path: str
+    cell: str = ""
+    problems: tuple[Mapping[str, Any], ...] = ()
+
+
 class EventStore(Database):
     # --- repositories -----------------------------------------------------------------------------------
 
@@ -180,10 +191,8 @@ class EventStore(Database):
         with self.write() as c:
             self._add_event(c, event, [], now)
 
-    def recent_decisions(
-        self, repository_id: str, since: float
-    ) -> list[tuple[str, list[tuple[str, str, str, str]]]]:
-        """Of each push since a moment: why it led to no job, or its jobs: id, project, manifest, cell."""
+    def recent_decisions(self, repository_id: str, since: float) -> list[tuple[str, list[PushedJob]]]:
+        """Of each push since a moment: why it led to no job, or its jobs."""
         e, j = s.events, s.jobs
         query = sa.select(e.c.reason, e.c.jobs).where(
             e.c.repository_id == repository_id, e.c.time >= since, e.c.ref != ""
@@ -191,9 +200,14 @@ class EventStore(Database):
         with self.read() as c:
             events = c.execute(query.order_by(e.c.id)).all()
             wanted = [job for event in events for job in event.jobs]
-            columns = (j.c.id, j.c.project, j.c.manifest_path, j.c.cell)
+            columns = (j.c.id, j.c.project, j.c.manifest_path, j.c.cell, j.c.problems)
             rows = c.execute(sa.select(*columns).where(j.c.id.in_(wanted)))
-            jobs = {row.id: (row.id, row.project, row.manifest_path, cell_name(row.cell)) for row in rows}
+            jobs = {
+                row.id: PushedJob(
+                    row.id, row.project, row.manifest_path, cell_name(row.cell), tuple(row.problems)
+                )
+                for row in rows
+            }
         return [(event.reason, [jobs[job] for job in event.jobs if job in jobs]) for event in events]
 
     def count_reruns(self, job: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
@@ -26,7 +26,6 @@ from trainforge.config.views import (
 
 View = TypeVar("View", bound=BaseModel)
 TIMEOUT_S = 30.0
-FOLLOW_WAIT_S = 20.0
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BY_STATUS: dict[int, type[TrainForgeError]] = {
     401: errors.NotTrusted,
@@ -109,15 +108,6 @@ class Client:
             patience=wait + TIMEOUT_S,
         )
         return _views(LogLine, answer, "lines"), int(answer.get("cursor", after)), bool(answer.get("ended"))
-
-    def follow_logs(self, job: str, *, after: int = 0, rank: int | None = None) -> Iterator[LogLine]:
-        """Every line up to the job's end, as it comes."""
-        while True:
-            lines, cursor, ended = self.logs(job, after=after, rank=rank, wait=FOLLOW_WAIT_S)
-            yield from lines
-            if ended and not lines:
-                return
-            after = cursor
 
     def metrics(self, job: str, *, after: int = 0) -> list[MetricPoint]:
         return _views(MetricPoint, self._get(f"{_job(job)}/metrics", after=after), "points")

@@ -186,6 +186,8 @@ class Demo:
         accuracy = metrics.get(METRIC)
         if not isinstance(accuracy, float) or accuracy <= GOAL:
             raise DemoFailed(f"{METRIC} is {accuracy}, and should be above {GOAL}")
+        if len(job.attempts[-1].nodes) != len(EXECUTORS):
+            raise DemoFailed(f"it trained on {len(job.attempts[-1].nodes)} node, not on {len(EXECUTORS)}")
         nodes = ", ".join(node.executor_name for node in job.attempts[-1].nodes)
         self.view.say(
             f"validation accuracy {accuracy:.3f}, trained on {nodes}; result commit {job.result_commit[:12]}"

@@ -76,6 +76,20 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Project:
     return Project(file, raw.decode(), manifest)
 
 
+def missing_script(project: Project) -> TrainForgeError | None:
+    """The problem that `training.script` is no file here, at its line; a job starts it from a checkout."""
+    training = project.manifest.training
+    if training.script is None:
+        return None
+    root = usergit.toplevel(project.folder) or project.folder
+    name = (Path(training.working_dir) / training.script).as_posix()
+    if (root / name).is_file():
+        return None
+    place = read_document(project.text, str(project.file)).place(("training", "script"))
+    message = f"training.script: there is no file {name} in {root}"
+    return TrainForgeError(message, hint="a job starts it from the repository's root", place=place)
+
+
 def overrides(workers: int | None, settings: Sequence[str]) -> dict[str, Any]:
     """The manifest's keys as `--set KEY=VALUE` and `--workers` want them, by dotted name.
 

@@ -111,6 +111,14 @@ def remote_url(repo: Path, name: str) -> str:
         return ""
 
 
+def settings(repo: Path, key: str) -> list[str]:
+    """Every value of a key of git's configuration."""
+    try:
+        return user_git(["config", "--get-all", key], repo).split("\n")
+    except GitError:
+        return []
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A commit of the work tree as it is; `clean` when that is the commit checked out."""

@@ -13,6 +13,7 @@ import pytest
 from support.commands import Cli
 from trainforge import cli as command_line
 from trainforge.client import refusal
+from trainforge.commands.common import table, waiting_words
 from trainforge.config import errors
 
 HEAVY = {"pydantic", "rich", "yaml", "httpx2", "git", "sqlalchemy", "starlette", "torch", "psutil"}
@@ -75,6 +76,26 @@ def test_a_sender_that_does_not_answer_has_an_exit_code_of_its_own(cli: Cli) -> 
     done = cli("status", TRAINFORGE_SENDER_URL="http://127.0.0.1:9", TRAINFORGE_TOKEN="tfp_x")
     assert done.returncode == 7
     assert "127.0.0.1:9" in done.stderr
+
+
+def test_a_sender_that_is_down_is_said_alike_by_every_command(cli: Cli, folder: Path) -> None:
+    cli("init")
+    down = {"TRAINFORGE_SENDER_URL": "http://127.0.0.1:9", "TRAINFORGE_TOKEN": "tfp_x"}
+    for command in ("submit", "plan", "status", "logs"):
+        done = cli(command, **down)
+        assert done.returncode == 7, command
+        assert "is it running?" in done.stderr, command
+    assert (folder / "trainforge.yaml").exists()
+
+
+def test_a_reason_is_said_once_for_all_its_executors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    waiting = {"a": "needs 1 GPU, has none", "b": "offline", "c": "needs 1 GPU, has none"}
+    assert waiting_words(waiting) == ["a, c: needs 1 GPU, has none", "b: offline"]
+    assert waiting_words({"*": "no executor has joined yet"}) == ["no executor has joined yet"]
+    table(("JOB", "WHY"), [("k3f9", "wrong:\n  here\n  there\n"), ("b2", "")])
+    assert capsys.readouterr().out == "JOB   WHY\nk3f9  wrong: (and 2 more lines)\nb2\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> None:

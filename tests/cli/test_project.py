@@ -60,8 +60,36 @@ def test_init_takes_the_name_from_the_folder_and_keeps_what_is_there(cli: Cli, f
     assert "train.py" not in answer["files"]
     assert (project / "train.py").read_text() == "print('mine')\n"
     again = cli("init", cwd=project)
-    assert again.returncode == 6
-    assert "is there already" in again.stderr
+    assert again.returncode == 0
+    assert "is there already" in again.stdout
+    assert "no sender is known" in again.stderr
+
+
+def test_init_adds_to_a_project_what_it_lacks(
+    cli: Cli, git: Git, folder: Path, environment: dict[str, str]
+) -> None:
+    (folder / "trainforge.yaml").write_text(FOUNDING)
+    write_client(environment, "http://127.0.0.1:8420")
+    done = cli("init")
+    assert done.returncode == 0, done.stderr
+    assert "added: a git repository" in done.stderr
+    assert "added: the remote trainforge" in done.stderr
+    url = "http://127.0.0.1:8420/git/llama-finetune.git"
+    assert git("remote", "get-url", "trainforge").strip() == url
+    assert "git-credential" in git("config", "--get-all", "credential.http://127.0.0.1:8420.helper")
+    assert sorted(path.name for path in folder.iterdir()) == [".git", "trainforge.yaml"]
+    git("remote", "remove", "trainforge")
+    assert json.loads(cli("init", "--json").stdout)["remote_changed"] is True
+    assert json.loads(cli("init", "--json").stdout)["remote_changed"] is False
+
+
+def test_the_digits_train_on_one_machine_where_there_is_one(cli: Cli, folder: Path) -> None:
+    cli("init", "--template", "digits")
+    done = cli("plan", "--json")
+    assert done.returncode == 0, done.stdout
+    assert json.loads(done.stdout)["plan"]["world_size"] == 1
+    nodes = yaml.safe_load((folder / "trainforge.yaml").read_text())["resources"]["nodes"]
+    assert nodes == "1:2", "and on two where there are two"
 
 
 def test_init_commits_only_its_own_files(cli: Cli, git: Git, folder: Path) -> None:
@@ -109,6 +137,7 @@ def test_init_refuses_a_name_that_cannot_be_one(cli: Cli, folder: Path) -> None:
 
 def test_the_founding_manifest_is_valid(cli: Cli, folder: Path) -> None:
     (folder / "trainforge.yaml").write_text(FOUNDING)
+    (folder / "train.py").touch()
     done = cli("validate")
     assert done.returncode == 0
     assert "llama-finetune trains train.py on 1 node" in done.stdout
@@ -133,9 +162,23 @@ def test_validate_names_every_problem_at_its_place(cli: Cli, folder: Path) -> No
 
 def test_validate_lists_what_has_no_effect_yet(cli: Cli, folder: Path) -> None:
     (folder / "trainforge.yaml").write_text(FOUNDING.replace("requirements.txt", "r.txt\n  extras: [train]"))
+    (folder / "train.py").touch()
     done = cli("validate", str(folder / "trainforge.yaml"))
     assert done.returncode == 0, done.stderr
     assert "training.extras: accepted, not yet in effect" in done.stdout
+
+
+def test_a_script_that_is_not_there_is_a_problem(cli: Cli, git: Git, folder: Path) -> None:
+    (folder / "sub").mkdir()
+    (folder / "sub" / "trainforge.yaml").write_text(FOUNDING.replace("  gpu: 1\n", ""))
+    (folder / "sub" / "train.py").touch()
+    git("init", "-q")
+    done = cli("validate", "sub")
+    assert done.returncode == 3
+    assert "trainforge.yaml:5:11: training.script: there is no file train.py" in done.stderr
+    assert "there is no file train.py" in cli("plan", "sub").stderr
+    (folder / "train.py").touch()
+    assert cli("validate", "sub").returncode == 0, "it is looked for where a job looks: in the repository"
 
 
 def test_validate_without_a_manifest_says_where_it_looked(cli: Cli) -> None:
@@ -164,7 +207,10 @@ def test_a_plan_without_a_sender_is_for_this_machine(cli: Cli, folder: Path) -> 
     made = json.loads(done.stdout)["plan"]
     assert [node["name"] for node in made["nodes"]] == ["this machine"]
     assert made["params"] == {"batch_size": 4, "note": "yes"}, "YAML 1.2: yes is text"
-    assert "waiting" in cli("plan", "--set", "resources.nodes=2").stdout
+    waiting = cli("plan", "--set", "resources.nodes=2")
+    assert "waiting" in waiting.stdout
+    assert waiting.returncode == 1
+    assert "trainforge submit" not in waiting.stderr
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,54 @@ def test_the_result_of_a_cancelled_job_is_pulled(ask: Ask, cli: Cli, project: Pa
     assert (project / "again" / "README.md").is_file()
 
 
-def test_a_plan_says_why_a_job_would_wait(ask: Ask, cli: Cli, project: Path) -> None:
-    assert ask("plan", str(project))["waiting"]
+def test_a_plan_says_why_a_job_would_wait(cli: Cli, project: Path) -> None:
+    done = cli("plan", str(project), "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["waiting"]
     assert "WHY NOT" in cli("plan", str(project), "--workers", "2").stdout
+
+
+def test_pushing_a_bad_manifest_names_its_problems(
+    environment: dict[str, str], git: Git, project: Path
+) -> None:
+    manifest = project / "trainforge.yaml"
+    manifest.write_text(manifest.read_text().replace("script:", "scirpt:") + "seeed: 1\n")
+    git("commit", "-qam", "spoil it", cwd=project)
+    done = subprocess.run(
+        ["git", "push", "trainforge", "main"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "trainforge.yaml cannot be used" in done.stderr
+    assert "training.scirpt: unknown key; did you mean script?" in done.stderr
+    assert "seeed: unknown key" in done.stderr
+    assert "queued" not in done.stderr
+
+
+def test_following_a_job_that_waits_says_why_and_what_became_of_it(
+    ask: Ask, cli: Cli, environment: dict[str, str], project: Path, tmp_path: Path
+) -> None:
+    job = ask("submit", ".", cwd=project)["id"]
+    said = tmp_path / "said"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainforge", "logs", "-f", job],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+        )
+    wait_for("the reason", lambda: "no executor has joined yet" in said.read_text(), 60, said.read_text)
+    assert "nothing was printed yet" in cli("logs", job).stderr
+    ask("stop", job, "--reason", "enough")
+    assert process.wait(60) == 1
+    assert f"job {job[:8]} cancelled without printing anything: enough" in said.read_text()
+    after = cli("logs", job)
+    assert "cancelled without printing anything" in after.stderr
+    assert after.returncode == 0
 
 
 def test_keys_set_for_one_job_reach_the_sender(ask: Ask, project: Path) -> None:

@@ -75,6 +75,13 @@ def test_the_history_has_a_row_per_report() -> None:
     assert [row["accuracy"] for row in rows] == ["0.1", "0.2", "0.3", "0.4", "0.5"]
 
 
+def test_progress_is_no_metric_of_the_page() -> None:
+    rows = [MetricRow(time=CREATED + n, step=n, values={"loss": 1 / n, "progress": n / 4}) for n in (1, 2, 4)]
+    text = result_files(record(metrics=rows), [])["README.md"].decode()
+    assert 'title "loss"' in text
+    assert "progress" not in text
+
+
 def test_rank_zero_has_the_last_word_on_a_metric() -> None:
     rows = [
         MetricRow(time=1, rank=0, values={"loss": 1.0}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -120,6 +121,26 @@ def test_a_very_long_line_is_cut_once(tmp_path: Path) -> None:
     lines = lines_of(journal)
     assert [line[:10] for line in lines] == ["before", "x" * 10, "after"]
     assert len(lines[1]) == LINE_LIMIT + len(CUT)
+    journal.close()
+
+
+def test_what_was_written_first_is_told_first(tmp_path: Path) -> None:
+    """A traceback comes after what was printed before it, a warning before what was printed after it."""
+    big = [f"line {number}" for number in range(60_000)]
+    files = {"0.stdout": "\n".join(big) + "\n", "0.stderr": "Traceback\n"}
+    for second, (name, text) in enumerate(files.items()):
+        (tmp_path / name).write_text(text)
+        os.utime(tmp_path / name, (second, second))
+    (tmp_path / "1.stdout").write_text("late\n")
+    (tmp_path / "1.stderr").write_text("early\n")
+    os.utime(tmp_path / "1.stderr", (1, 1))
+    journal = Journal(tmp_path / "j")
+    follower = Follower(journal)
+    follower.add_ranks(tmp_path)
+    follower.drain()
+    lines = lines_of(journal)
+    assert [line for line in lines if line not in {"early", "late"}] == [*big, "Traceback"]
+    assert lines.index("early") < lines.index("late")
     journal.close()
 
 

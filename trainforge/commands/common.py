@@ -89,7 +89,7 @@ def state_text(state: str) -> str:
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Columns as wide as their content; the last one may be of any length."""
-    lines = [tuple(headings), *(tuple(row) for row in rows)]
+    lines = [tuple(headings), *(tuple(map(one_line, row)) for row in rows)]
     widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(headings) - 1)]
     for number, line in enumerate(lines):
         cells = [
@@ -97,6 +97,21 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         ]
         text = "  ".join([*cells, line[-1]]).rstrip()
         click.secho(text, bold=number == 0)
+
+
+def one_line(text: str) -> str:
+    """The first line of a text, and how many more it has."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    more = len(lines) - 1
+    return "".join(lines[:1]) + (f" (and {more} more line{'' if more == 1 else 's'})" if more > 0 else "")
+
+
+def waiting_words(waiting: dict[str, str]) -> list[str]:
+    """Why a job waits: each reason once, after the names of the executors that it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, why in waiting.items():
+        names.setdefault(one_line(why), []).append(name)
+    return [why if held == ["*"] else f"{', '.join(held)}: {why}" for why, held in names.items()]
 
 
 def age(moment: float | None, now: float | None = None) -> str:

@@ -24,13 +24,17 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 def init(path: Path, template: str, name: str | None, as_json: bool) -> None:
     """Make a project from a template: trainforge.yaml, train.py and what else it needs.
 
-    Files that are there are kept. Where there is no git repository one is made, with a first commit; where a
-    sender is known its git server becomes the remote `trainforge`.
+    Files that are there are kept, and a project that is there gets what it lacks. Where there is no git
+    repository one is made, with a first commit; where a sender is known its git server becomes the remote
+    `trainforge`.
     """
-    name = name or project_name(path.resolve().name)
-    written = write_template(path, template, name)
+    from trainforge.project import MANIFEST, load
+
+    there = (path / MANIFEST).exists()
+    name = load(path).manifest.project.name if there else name or project_name(path.resolve().name)
+    written = [] if there else write_template(path, template, name)
     made = make_repository(path, written)
-    remote = add_remote(path, name)
+    remote, added = add_remote(path, name)
     if as_json:
         print_json(
             {
@@ -39,13 +43,18 @@ def init(path: Path, template: str, name: str | None, as_json: bool) -> None:
                 "files": written,
                 "repository_made": made,
                 "remote": remote,
+                "remote_changed": added,
             }
         )
         return
-    click.echo(f"project {name} in {path}: {', '.join(written)}")
+    click.echo(f"project {name} in {path}: " + (", ".join(written) or f"{MANIFEST} is there already"))
+    if made and there:
+        say("  added: a git repository")
     if remote:
-        say(f"  remote trainforge: {remote}")
-    _suggest(path, made=made, remote=remote)
+        say(f"  {'added: the ' if added else ''}remote trainforge: {remote}")
+    elif there:
+        say("  no sender is known on this machine, so there is no remote to add")
+    _suggest(path, made=made and not there, remote=remote)
 
 
 def _suggest(path: Path, *, made: bool, remote: str) -> None:
@@ -83,17 +92,8 @@ def template_files(template: str, name: str) -> dict[str, str]:
 
 
 def write_template(path: Path, template: str, name: str) -> list[str]:
-    """Write what is not there yet; the names of the files written.
-
-    Raises:
-        Conflict: there is a manifest already.
-    """
-    from trainforge.config.errors import Conflict
-    from trainforge.project import MANIFEST
-
+    """Write what is not there yet; the names of the files written."""
     files = template_files(template, name)
-    if (path / MANIFEST).exists():
-        raise Conflict(f"{path / MANIFEST} is there already", hint="`trainforge validate` checks it")
     path.mkdir(parents=True, exist_ok=True)
     written = []
     for target, text in files.items():
@@ -104,20 +104,23 @@ def write_template(path: Path, template: str, name: str) -> list[str]:
 
 
 def make_repository(path: Path, files: list[str]) -> bool:
-    """`git init` and a first commit of these files, unless the folder lies in a repository."""
+    """`git init` and a first commit of these files, if any, unless the folder lies in a repository."""
     from trainforge import usergit
 
     if usergit.toplevel(path) is not None:
         return False
     usergit.user_git(["init", "--quiet", "--initial-branch=main"], path)
+    if not files:
+        return True
     usergit.user_git(["add", "--", *files], path)
     message = ["--message", "Start from a TrainForge template"]
     usergit.user_git(["commit", "--quiet", "--no-gpg-sign", *message], path, env=usergit.identity(path))
     return True
 
 
-def add_remote(path: Path, name: str) -> str:
-    """Point the remote `trainforge` at the known sender's git server; its address, or nothing.
+def add_remote(path: Path, name: str) -> tuple[str, bool]:
+    """Point the remote `trainforge` at the known sender's git server; its address, or nothing, and whether
+    it or the way to its password is new.
 
     The token is not stored here: git asks `trainforge git-credential` for it.
     """
@@ -126,13 +129,16 @@ def add_remote(path: Path, name: str) -> str:
 
     sender = load_client().sender_url
     if not sender:
-        return ""
+        return "", False
     url = usergit.remote_url(path, project.REMOTE)
-    if not url:
+    new = not url
+    if new:
         url = project.builtin_url(sender, name)
         usergit.user_git(["remote", "add", project.REMOTE, url], path)
     helper = f"!{shlex.quote(sys.executable)} -m trainforge git-credential"
     key = f"credential.{sender}.helper"
-    usergit.user_git(["config", "--replace-all", key, ""], path)  # other helpers need not hear of it
-    usergit.user_git(["config", "--add", key, helper], path)
-    return url
+    if usergit.settings(path, key) != ["", helper]:
+        new = True
+        usergit.user_git(["config", "--replace-all", key, ""], path)  # other helpers need not hear of it
+        usergit.user_git(["config", "--add", key, helper], path)
+    return url, new

@@ -15,10 +15,12 @@ from trainforge.commands.common import (
     json_option,
     metrics_text,
     next_step,
+    one_line,
     print_json,
     say,
     state_text,
     table,
+    waiting_words,
 )
 
 if TYPE_CHECKING:
@@ -94,11 +96,11 @@ def _progress_line(detail: JobDetail) -> str:
     attempt = detail.attempts[-1] if detail.attempts else None
     if attempt and detail.state not in ENDED:
         parts += [f"{node.executor_name}:{node.phase or node.state}" for node in attempt.nodes]
-    parts += [f"{name}: {why}" for name, why in detail.waiting.items()]
+    parts += waiting_words(detail.waiting)
     if detail.metrics:
         parts.append(metrics_text(detail.metrics))
     if detail.reason:
-        parts.append(detail.reason)
+        parts.append(one_line(detail.reason))
     return "  ".join(parts)
 
 
@@ -119,7 +121,7 @@ def _list(jobs: list[JobSummary], *, as_json: bool) -> None:
             job.commit[:8],
             str(job.nodes),
             age(job.created),
-            metrics_text(job.metrics) or job.reason or "; ".join(job.waiting.values()),
+            metrics_text(job.metrics) or job.reason or "; ".join(waiting_words(job.waiting)),
         )
         for job in jobs
     )
@@ -138,7 +140,7 @@ def show_job(detail: JobDetail) -> None:
     """One job on a screen."""
     click.secho(f"{titled(detail)}  {detail.id}", bold=True)
     facts = [
-        ("state", state_text(detail.state) + (f", {detail.ending} soon" if detail.ending else "")),
+        ("state", state_text(detail.state) + (", publishing its result" if detail.ending else "")),
         ("commit", f"{detail.commit[:12]} on {detail.ref}  {detail.subject}".rstrip()),
         ("manifest", f"{detail.manifest_path} of {detail.repository}"),
         ("created", f"{age(detail.created)}, by {detail.source}"),
@@ -150,7 +152,7 @@ def show_job(detail: JobDetail) -> None:
         facts.append(("repeats", detail.rerun_of))
     if detail.reason:
         facts.append(("reason", detail.reason + (f" ({detail.code})" if detail.code else "")))
-    facts += [(f"waits for {name}", why) for name, why in detail.waiting.items()]
+    facts += [("waits" if name == "*" else f"waits for {name}", why) for name, why in detail.waiting.items()]
     if detail.metrics:
         facts.append(("metrics", metrics_text(detail.metrics)))
     if detail.result_commit:
@@ -159,7 +161,7 @@ def show_job(detail: JobDetail) -> None:
     facts += [("note", notice) for notice in detail.notices]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:
-        click.echo(f"  {name:<{width}}  {value}")
+        click.echo(f"  {name:<{width}}  " + value.rstrip().replace("\n", "\n" + " " * (width + 4)))
     if detail.attempts:
         _show_nodes(detail.attempts[-1])
 

@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from trainforge.commands.common import choose_job, job_argument, json_option, next_step, print_json
+from trainforge.commands.common import (
+    ENDED,
+    choose_job,
+    job_argument,
+    json_option,
+    next_step,
+    print_json,
+    say,
+    waiting_words,
+)
 
 if TYPE_CHECKING:
     from trainforge.client import Client
-    from trainforge.config.views import JobDetail, LogLine
+    from trainforge.config.views import JobDetail, JobSummary, LogLine
 
 PAGE = 1000
+LOOK_S, FOLLOW_S = 2.0, 20.0  # how long to wait for lines while the job waits, and while it runs
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue")
 
 
 @click.command()
 @job_argument
-@click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job ends; exit code 0 if it completed.")
 @click.option("--rank", type=int, help="Only this process's lines (-1: the machines' own).")
 @json_option
-def logs(job: str | None, follow: bool, rank: int | None, as_json: bool) -> None:
+def logs(job: str | None, follow: bool, rank: int | None, as_json: bool) -> int:
     """Print a job's output; without JOB the newest job's.
 
     Where several processes printed, each line starts with the rank of its process. With --json each line is
-    a JSON object.
+    a JSON object. While a followed job waits, standard error says why, and in the end what became of it.
     """
     from trainforge.client import Client
 
     with Client.configured() as client:
         detail = client.job(choose_job(client, job))
-        lines = client.follow_logs(detail.id, rank=rank) if follow else stored(client, detail.id, rank)
+        lines = follow_lines(client, detail, rank) if follow else stored(client, detail.id, rank)
         prefixed = rank is None and trains_in_several(detail)
         count = show_lines(lines, prefixed=prefixed, as_json=as_json)
-        if as_json:
-            return
-        if not count and not follow:
-            click.echo("nothing was printed yet", err=True)
+        if follow:
+            detail = client.job(detail.id)
+    if detail.state in ENDED and (follow or not count):
+        say_outcome(detail, printed=bool(count))
+    elif not count and not as_json:
+        _say_waiting(detail)
+        say("nothing was printed yet")
+    if not as_json:
         next_step(f"trainforge status {detail.id[:8]}")
+    return 0 if not follow or detail.state == "completed" else 1
 
 
 def trains_in_several(detail: JobDetail) -> bool:
@@ -55,6 +70,44 @@ def stored(client: Client, job: str, rank: int | None) -> Iterable[LogLine]:
         if not lines:
             return
         yield from lines
+
+
+def follow_lines(client: Client, job: JobSummary, rank: int | None = None) -> Iterator[LogLine]:
+    """Every line up to the job's end, as it comes; while there is none, why the job waits, on stderr."""
+    after, said = 0, ""
+    while True:
+        running = job.state == "running" and not job.waiting
+        wait = FOLLOW_S if running else LOOK_S
+        lines, after, ended = client.logs(job.id, after=after, rank=rank, wait=wait)
+        yield from lines
+        if lines:
+            continue
+        if ended:
+            return
+        job = detail = client.job(job.id)
+        told = "; ".join(waiting_words(detail.waiting))
+        if told != said:
+            _say_waiting(detail)
+            said = told
+
+
+def _say_waiting(detail: JobDetail) -> None:
+    """Why a job waits, an executor a line; or where it begins, now that it waits no more."""
+    short = detail.id[:8]
+    if detail.waiting:
+        say(f"job {short} waits:")
+        for words in waiting_words(detail.waiting):
+            say(f"  {words}")
+    elif detail.attempts:
+        names = ", ".join(node.executor_name for node in detail.attempts[-1].nodes)
+        say(f"job {short} goes to {names}")
+
+
+def say_outcome(detail: JobDetail, *, printed: bool) -> None:
+    """What became of a job, and why, on stderr."""
+    silent = "" if printed else " without printing anything"
+    why = f": {detail.reason.rstrip()} ({detail.code})" if detail.reason else ""
+    say(f"job {detail.id[:8]} {detail.state}{silent}{why}")
 
 
 def show_lines(lines: Iterable[LogLine], *, prefixed: bool, as_json: bool) -> int:

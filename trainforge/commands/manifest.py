@@ -36,8 +36,11 @@ def validate(path: Path, as_json: bool) -> None:
     PATH is the manifest or its folder. Keys that are accepted but have no effect yet are listed.
     """
     from trainforge import project
+    from trainforge.config.errors import ManifestError
 
     found = project.load(path)
+    if problem := project.missing_script(found):
+        raise ManifestError([problem])
     inactive = found.manifest.inactive()
     if as_json:
         print_json({"valid": True, "path": str(found.file), "not_yet_in_effect": inactive})
@@ -77,16 +80,19 @@ def plan(  # noqa: PLR0917 - click passes by name
     executors: tuple[str, ...],
     excluded: tuple[str, ...],
     as_json: bool,
-) -> None:
+) -> int:
     """Show where a job would run now, with which parameters; or why it would wait, and what would help.
 
-    Where no sender is known, the plan is made for this machine alone.
+    Where no sender is known, the plan is made for this machine alone. The exit code is 0
+    if a job would start now.
     """
     from trainforge import project
     from trainforge.client import Client, NoSender
 
     overrides = project.overrides(workers, settings)
     found = project.load(path, overrides)
+    if problem := project.missing_script(found):
+        say(f"warning: {problem}")
     try:
         client = Client.configured()
     except NoSender:
@@ -97,7 +103,7 @@ def plan(  # noqa: PLR0917 - click passes by name
             answer = client.plan(found.text, overrides, picked(executors, excluded))
     if as_json:
         print_json(answer)
-        return
+        return 0 if answer.get("plan") else 1
     click.echo(summary(found.manifest))
     if answer.get("waiting"):
         click.echo(f"{state_text('waiting')}: no executors fit now")
@@ -110,6 +116,7 @@ def plan(  # noqa: PLR0917 - click passes by name
         click.echo(f"  {line}")
     if answer.get("plan"):
         next_step("trainforge submit")
+    return 0 if answer.get("plan") else 1
 
 
 def plan_here(manifest: Manifest) -> dict[str, Any]:

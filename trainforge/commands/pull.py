@@ -15,6 +15,7 @@ from trainforge.commands.common import (
     choose_job,
     job_argument,
     json_option,
+    metrics_text,
     next_step,
     print_json,
     say,
@@ -49,7 +50,7 @@ def pull(job: str | None, destination: Path | None, as_json: bool) -> None:
     click.echo(f"{len(files)} files of job {detail.id} are in {target}")
     metrics = target / "metrics.json"
     if metrics.is_file():
-        say("  " + "  ".join(f"{k}={v}" for k, v in json.loads(metrics.read_text()).items()))
+        say("  " + metrics_text(json.loads(metrics.read_text())))
     next_step(f"less {target}/README.md", f"ls {target}/artifacts")
 
 

@@ -15,6 +15,7 @@ from trainforge.commands.common import (
     print_json,
     say,
     set_option,
+    waiting_words,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def submit(  # noqa: PLR0917 - click passes by name
     overrides = project.overrides(workers, settings)
     found = project.load(path, overrides)
     with Client.configured() as client:
+        client.health()  # a sender that is down is said as for every command, before git finds out
         request = _push(client, found, remote)
         job = client.submit({**request, "overrides": overrides, "executors": picked(executors, excluded)})
         if as_json and not follow:
@@ -111,15 +113,15 @@ def _watched_name(client: Client, url: str) -> str:
 def _show(job: JobDetail, request: dict[str, Any]) -> None:
     click.echo(f"job {job.id} {job.state}")
     say(f"  commit {request['commit'][:12]} of {request['repository']}")
-    for name, why in job.waiting.items():
-        say(f"  waits for {name}: {why}")
+    for words in waiting_words(job.waiting):
+        say(f"  waits: {words}")
     short = job.id[:8]
     next_step(f"trainforge logs -f {short}", f"trainforge status {short}", f"trainforge pull {short}")
 
 
 def _follow(client: Client, job: JobDetail, *, as_json: bool) -> int:
     from trainforge.commands.jobs import watch_job
-    from trainforge.commands.logs import show_lines, trains_in_several
+    from trainforge.commands.logs import follow_lines, show_lines, trains_in_several
 
-    show_lines(client.follow_logs(job.id), prefixed=trains_in_several(job), as_json=as_json)
+    show_lines(follow_lines(client, job), prefixed=trains_in_several(job), as_json=as_json)
     return watch_job(client, job.id, as_json=as_json)
