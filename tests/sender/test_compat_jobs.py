@@ -8,8 +8,11 @@ import httpx2
 import sqlalchemy as sa
 
 from support.compat import PLUGIN, add_plugin, gpu_machine, post
+from support.repositories import Project
 from support.web import Web
+from trainforge.hooks.git import init_bare
 from trainforge.sender import schema
+from trainforge.sender.store_events import Repo
 
 
 def test_a_distributed_job_is_submitted_and_pending(site: Web, tmp_path: Path) -> None:
@@ -91,6 +94,27 @@ def test_a_distributed_job_tells_all_of_its_nodes(site: Web) -> None:
     ]
     assert said["nodes"][0]["start_time"] == "1970-01-01T00:00:01+00:00"
     assert said["nodes"][1]["reason"] == "out of memory"
+
+
+def test_a_file_of_a_result_is_read_from_a_watched_repository(site: Web, tmp_path: Path) -> None:
+    bare = init_bare(tmp_path / "watched.git")
+    repo = Repo(f"git:{bare}", "watched", str(bare), "local")
+    site.repo = site.sender.store.add_repository(repo, site.sender.now())
+    job = site.add_job(result_branch="results")
+    path = f"/api/network/local_job_file/{job}"
+    early = site.ask("GET", f"{path}/model.txt")
+    assert (early.status_code, early.json()["code"]) == (409, "conflict")
+    project = Project(tmp_path / "results")
+    folder = site.sender.store.job(job)["result_path"]
+    commit = project.commit({f"{folder}/artifacts/a/model.txt": "weights", f"{folder}/result.json": "{}"})
+    project.git("push", "--quiet", str(bare), "HEAD:refs/heads/results")
+    site.end(job, result_commit=commit)
+    answer = site.ask("GET", f"{path}/a/model.txt")
+    assert (answer.status_code, answer.content) == (200, b"weights")
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''model.txt"
+    assert site.ask("GET", f"{path}/result.json").content == b"{}"
+    for nothing in ("none", "a", "%2e%2e/%2e%2e/result.json", "a%00b"):
+        assert site.ask("GET", f"{path}/{nothing}").status_code == 404, nothing
 
 
 def test_everything_needs_a_token_but_the_health(site: Web) -> None:
