@@ -92,7 +92,7 @@ async def _job(request: Request) -> str:
 
 
 async def list_jobs(request: Request) -> Response:
-    chosen = {name: request.query_params.get(name, "") for name in ("state", "project", "before")}
+    chosen = {name: request.query_params.get(name, "") for name in ("state", "project", "matrix", "before")}
     read = partial(_sender(request).queries.jobs, limit=_query_int(request, "limit", PAGE_ROWS), **chosen)
     return _list("jobs", await in_thread(read))
 

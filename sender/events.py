@@ -243,7 +243,8 @@ def announce(sender: Sender, jobs: Sequence[NewJob]) -> None:
     sender.bell.ring(EVENTS)
     if jobs:
         sender.bell.ring(JOBS)
-        sender.wake(*(job.id for job in jobs))
+        # One that takes the place of older ones has them looked at as well.
+        sender.wake(*([] if any(job.cancels for job in jobs) else [job.id for job in jobs]))
 
 
 def request_job(sender: Sender, repository: str, commit: str, **asked: Any) -> str:

@@ -80,7 +80,7 @@ class Queries:
         return str(found[0])
 
     def jobs(
-        self, *, state: str = "", project: str = "", limit: int = 50, before: str = ""
+        self, *, state: str = "", project: str = "", matrix: str = "", limit: int = 50, before: str = ""
     ) -> list[JobSummary]:
         """Newest first. `state` is a state, or `active` for all that have not ended."""
         jobs = schema.jobs
@@ -91,6 +91,8 @@ class Queries:
             query = query.where(jobs.c.state == state)
         if project:
             query = query.where(jobs.c.project == project)
+        if matrix:
+            query = query.where(jobs.c.matrix == matrix)
         if before:
             moment = sa.select(jobs.c.created).where(jobs.c.id == before).scalar_subquery()
             query = query.where(

@@ -79,8 +79,10 @@ class Client:
 
     # --- jobs ----------------------------------------------------------------------------------------
 
-    def jobs(self, *, state: str = "", project: str = "", limit: int = 20) -> list[JobSummary]:
-        answer = self._get("/api/jobs", state=state, project=project, limit=limit)
+    def jobs(
+        self, *, state: str = "", project: str = "", matrix: str = "", limit: int = 20
+    ) -> list[JobSummary]:
+        answer = self._get("/api/jobs", state=state, project=project, matrix=matrix, limit=limit)
         return _views(JobSummary, answer, "jobs")
 
     def job(self, job: str) -> JobDetail:

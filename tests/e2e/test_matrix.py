@@ -97,6 +97,20 @@ def test_each_cell_of_a_matrix_is_a_job_with_parameters_and_a_result_of_its_own(
     assert "sweep (lr=0.01, depth=2)" in fleet.cli("status").stdout
 
 
+def test_submitting_a_matrix_shows_and_follows_all_its_jobs(fleet: Fleet) -> None:
+    fleet.start_sender()
+    fleet.add_executor("alpha", max_jobs=2)
+    script = 'import json, os, sys\nsys.exit(json.load(open(os.environ["TRAINFORGE_PARAMS_FILE"]))["code"])\n'
+    text = manifest("sweep", more="strategy: {matrix: {code: [0, 3]}, fail_fast: false}\n")
+    project = fleet.project("sweep", {"train.py": script, "trainforge.yaml": text})
+    assert "2 times with other parameters" in fleet.cli("validate", cwd=project).stdout
+    done = fleet.cli("submit", "--follow", cwd=project, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "sweep (code=0)" in done.stdout
+    assert "sweep (code=3)" in done.stdout
+    assert [job["state"] for job in jobs(fleet, 2)] == ["completed", "failed"]
+
+
 def test_the_first_failure_stops_the_others_of_its_matrix(fleet: Fleet) -> None:
     fleet.start_sender()
     fleet.add_executor("alpha", max_jobs=2)

@@ -53,10 +53,14 @@ def validate(path: Path, as_json: bool) -> None:
 
 def summary(manifest: Manifest) -> str:
     """What would be trained, in a line."""
+    from trainforge.config.matrix import expand
+
     training, nodes = manifest.training, manifest.resources.nodes
     what = training.script or training.module or training.command
     count = str(nodes.min) if nodes.min == nodes.max else f"{nodes.min} to {nodes.max}"
-    return f"{manifest.project.name} trains {what} on {count} node{'' if count == '1' else 's'}"
+    cells = len(expand(manifest.strategy))
+    times = f", {cells} times with other parameters" if cells > 1 else ""
+    return f"{manifest.project.name} trains {what} on {count} node{'' if count == '1' else 's'}{times}"
 
 
 @click.command()

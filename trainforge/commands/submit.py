@@ -19,8 +19,10 @@ from trainforge.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trainforge.client import Client
-    from trainforge.config.views import JobDetail
+    from trainforge.config.views import JobDetail, JobSummary
     from trainforge.project import Project
 
 
@@ -65,7 +67,7 @@ def submit(  # noqa: PLR0917 - click passes by name
         if as_json and not follow:
             print_json(job.model_dump(mode="json"))
         elif not as_json:
-            _show(job, request)
+            _show(client, job, request)
         return _follow(client, job, as_json=as_json) if follow else 0
 
 
@@ -110,8 +112,11 @@ def _watched_name(client: Client, url: str) -> str:
     )
 
 
-def _show(job: JobDetail, request: dict[str, Any]) -> None:
-    click.echo(f"job {job.id} {job.state}")
+def _show(client: Client, job: JobDetail, request: dict[str, Any]) -> None:
+    from trainforge.commands.jobs import titled
+
+    for one in _all(client, job):
+        click.echo(f"job {one.id} {one.state}" + (f"  {titled(one)}" if one.cell else ""))
     say(f"  commit {request['commit'][:12]} of {request['repository']}")
     for words in waiting_words(job.waiting):
         say(f"  waits: {words}")
@@ -123,5 +128,13 @@ def _follow(client: Client, job: JobDetail, *, as_json: bool) -> int:
     from trainforge.commands.jobs import watch_job
     from trainforge.commands.logs import follow_lines, show_lines, trains_in_several
 
-    show_lines(follow_lines(client, job), prefixed=trains_in_several(job), as_json=as_json)
-    return watch_job(client, job.id, as_json=as_json)
+    worst = 0
+    for one in _all(client, job):
+        show_lines(follow_lines(client, one), prefixed=trains_in_several(job), as_json=as_json)
+        worst = max(worst, watch_job(client, one.id, as_json=as_json))
+    return worst
+
+
+def _all(client: Client, job: JobDetail) -> Sequence[JobSummary]:
+    """The job, or all jobs of its matrix in the matrix's order."""
+    return client.jobs(matrix=job.matrix, limit=1000)[::-1] if job.matrix else [job]
