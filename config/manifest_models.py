@@ -254,7 +254,7 @@ class Retry(Section):
             "What it is tried again after; each time it rests twice as long, at most 10 minutes.",
             ["lost", "out_of_memory"],
         ),
-    ] = ["lost"]
+    ] = ["lost", "connection_lost"]
 
 
 class Timeout(Section):

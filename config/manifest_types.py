@@ -390,6 +390,7 @@ Plain = Annotated[Any, BeforeValidator(plain)]
 RetryCode = Literal[
     "checkout_failed",
     "rendezvous_unreachable",
+    "connection_lost",
     "script_failed",
     "out_of_memory",
     "timeout_setup",

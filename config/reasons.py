@@ -51,6 +51,9 @@ REASONS: dict[str, Reason] = {
     "timeout_queue": Reason("no executors fitted within timeout.queue", "add an executor or ask for less"),
     "no_executor_possible": Reason("no executor could ever fit this job", "ask for less, or add an executor"),
     "lost": Reason("an executor was not heard of any more", "check that machine", "retry"),
+    "connection_lost": Reason(
+        "the processes of the job lost each other", "check the network between the machines named", "retry"
+    ),
     "peer_failed": Reason("another node of the job failed first", "read the first failing node's log"),
     "stopped": Reason("somebody stopped the job", "`trainforge retry` runs it again"),
     "superseded": Reason("a newer job of its concurrency group took its place", "nothing, the newer runs"),

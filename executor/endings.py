@@ -21,6 +21,13 @@ _MEMORY = re.compile(
     r"|Cannot allocate memory|DefaultCPUAllocator",
     re.MULTILINE,
 )
+# What torch says where another process went away; alone such an error is the script's own affair.
+_PEER = re.compile(
+    r"^(?:RuntimeError|torch\.distributed\.Dist\w+|ConnectionResetError|BrokenPipeError):.*(?:gloo|nccl|"
+    r"Connection (?:closed|reset|refused)|Broken pipe|Socket|recvValue|failed to recv|timed out)",
+    re.IGNORECASE,
+)
+_MARK = re.compile(r"^\[rank\d+\]: ?")
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]")
 
 
@@ -70,6 +77,8 @@ def ended(
         tail = words.ranks.get(rank, "") if rank is not None else ""
         tail = tail or next(filter(None, words.ranks.values()), "") or words.launcher
         reason_code, reason = classify(code, tail + "\n" + words.launcher)
+        if reason_code == "script_failed" and world_size > processes and _PEER.search(_exception(tail)):
+            reason_code = "connection_lost"
         return _failed(code, reason_code, reason, tail, reported)
     if len(ranks) < processes or any(item["world_size"] != world_size for item in ranks):
         ran = f"{len(ranks)} of {processes} processes ran here"
@@ -80,7 +89,8 @@ def ended(
 
 def _asked(done: Exit, stop: StopOrder | None, run_timeout: float | None) -> tuple[str, str] | None:
     """Code and reason where the training did not end by itself; a training that was quicker did."""
-    if stop is not None and (done.stopped or done.exit_code != 0):
+    by_itself = stop is not None and stop.code == "peer_failed" and not done.stopped  # it may be the cause
+    if stop is not None and not by_itself and (done.stopped or done.exit_code != 0):
         return stop.code, stop.reason
     if done.lost:
         return "lost", "the training's supervisor was killed"
@@ -137,8 +147,8 @@ def _matching(text: str, pattern: re.Pattern[str]) -> str:
 
 
 def _exception(text: str) -> str:
-    """The line that ends the first traceback."""
-    lines = text.splitlines()
+    """The line that ends the first traceback; torch marks each of its lines, once processes have met."""
+    lines = [_MARK.sub("", line) for line in text.splitlines()]
     for index, line in enumerate(lines):
         if line.startswith("Traceback (most recent call last)"):
             rest = (part for part in lines[index + 1 :] if part and not part.startswith((" ", "\t")))

@@ -63,6 +63,7 @@ def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> Params:
     for key, value in above.items():
         under = merged.get(key)
         if isinstance(under, Mapping) and isinstance(value, Mapping):
-            value = overlaid(under, value)
-        merged[key] = value
+            merged[key] = overlaid(under, value)
+        else:
+            merged[key] = value
     return merged

@@ -97,7 +97,7 @@ class Policy:
     setup_timeout: float = 3600.0
     queue_timeout: float | None = None
     retry_max: int = 1
-    retry_on: frozenset[str] = frozenset({"lost"})
+    retry_on: frozenset[str] = frozenset({"lost", "connection_lost"})
     max_parallel: int | None = None
     fail_fast: bool = True
 

@@ -123,7 +123,7 @@ def test_what_is_not_said() -> None:
     assert manifest.resources.nodes == NodeRange(1, 1)
     assert manifest.resources.gpu == GpuRequest(0, 0)
     assert manifest.resources.processes_per_node is None
-    assert (manifest.retry.max, manifest.retry.on) == (1, ["lost"])
+    assert (manifest.retry.max, manifest.retry.on) == (1, ["lost", "connection_lost"])
     assert (manifest.timeout.run, manifest.timeout.setup, manifest.timeout.grace) == (None, 3600, 30)
     assert manifest.artifacts.max_size == 100 * 2**20
     assert manifest.results.branch == "trainforge-results"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,3 +157,35 @@ def test_a_cut_in_mid_training_is_resumed_from_the_checkpoint_by_those_left(host
     assert sum(path.endswith("/result.json") for path in files) == 1
     assert files[f"{detail['result_path']}/artifacts/model.txt"] == b"21.0"
     assert detail["metrics"]["total"] == 21
+
+
+FAILING = """\
+import torch
+from accelerate import Accelerator
+
+accelerator = Accelerator(cpu=True)
+for step in range(100):
+    print(f"step {step}", flush=True)
+    if step == 3 and accelerator.process_index == 1:
+        raise ValueError("bad row in the shard of rank 1")
+    accelerator.reduce(torch.ones(1))
+"""
+
+
+def test_the_rank_that_failed_first_is_the_reason_and_logs_are_in_order_of_time(hosts: Fleet) -> None:
+    """The others see a closed connection only, maybe before the first one's end is known."""
+    hosts.push(hosts.project("line", {"train.py": FAILING, "trainforge.yaml": MANIFEST}))
+    detail = hosts.wait_ended(hosts.the_job())
+    assert (detail["state"], detail["code"]) == ("failed", "script_failed"), detail
+    assert "ValueError: bad row in the shard of rank 1" in detail["reason"]
+    summary = hosts.result("line")[f"{detail['result_path']}/result.json"].decode()
+    assert "Traceback" in summary
+    lines = [
+        json.loads(line)
+        for line in hosts.cli("logs", detail["id"][:8], "--json", host="sender").stdout.splitlines()
+    ]
+    assert {line["rank"] for line in lines} >= {0, 1, 2}
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    only = hosts.cli("logs", detail["id"][:8], "--rank", "1", host="sender").stdout
+    assert "ValueError: bad row" in only
+    assert "step 0" in only

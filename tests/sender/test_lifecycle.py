@@ -239,6 +239,14 @@ def test_no_common_address_is_told_per_machine() -> None:
     ]
 
 
+def test_a_broken_connection_is_not_the_cause_where_another_failed_by_itself() -> None:
+    facts = job(
+        node(0, ended=Ended(code="connection_lost", reason="closed by peer"), ended_at=1.0),
+        node(1, ended=Ended(code="script_failed", reason="ValueError"), ended_at=2.0),
+    )
+    assert steps(facts) == [life.Decide("failed", "script_failed", "ValueError")]
+
+
 def test_every_pair_of_nodes_is_probed_and_the_parted_one_named() -> None:
     ready = [Ready(addresses=[f"10.0.0.{rank}"], port=4000 + rank, nonce="n") for rank in range(3)]
     asked = steps(job(*(node(rank, ready=ready[rank]) for rank in range(3))))

@@ -44,6 +44,8 @@ def logs(job: str | None, follow: bool, rank: int | None, as_json: bool) -> int:
         detail = client.job(choose_job(client, job))
         lines = follow_lines(client, detail, rank) if follow else stored(client, detail.id, rank)
         prefixed = rank is None and trains_in_several(detail)
+        if prefixed and not follow:  # the machines' journals arrive one after the other
+            lines = sorted(lines, key=lambda line: (line.attempt, line.time))
         count = show_lines(lines, prefixed=prefixed, as_json=as_json)
         if follow:
             detail = client.job(detail.id)
