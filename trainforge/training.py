@@ -49,6 +49,27 @@ def get_accelerator(**options: Any) -> Accelerator:
     return Accelerator(**options)
 
 
+def trainforge_tracker() -> Any:
+    """A tracker that reports to the job: `Accelerator(log_with=trainforge_tracker())`, like any other.
+
+    `accelerator.init_trackers("any name")` begins it and `accelerator.log({"loss": 0.3}, step=100)` reports.
+    """
+    from accelerate.tracking import GeneralTracker
+
+    class Tracker(GeneralTracker):  # type: ignore[misc] # accelerate has no types
+        name = "trainforge"
+        requires_logging_directory = False
+        tracker = None
+
+        def store_init_configuration(self, values: dict[str, Any]) -> None:
+            """The parameters are the job's own."""
+
+        def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
+            log_metrics(values, step=step)
+
+    return Tracker()
+
+
 def print_distributed_info() -> None:
     """One line a process: which one it is, and where they meet."""
     meeting = ""

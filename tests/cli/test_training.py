@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -148,3 +149,22 @@ def test_the_minimal_template_runs_by_hand(tmp_path: Path) -> None:
     assert len(losses) == 5
     assert losses[-1] < losses[0]  # type: ignore[operator]
     assert (tmp_path / "m" / "outputs" / "model.pt").is_file()
+
+
+def test_accelerate_reports_to_the_job_as_to_any_tracker(tmp_path: Path) -> None:
+    script = (
+        "from accelerate import Accelerator\n"
+        "from trainforge.training import trainforge_tracker\n"
+        "accelerator = Accelerator(cpu=True, log_with=trainforge_tracker())\n"
+        "accelerator.init_trackers('any', config={'lr': 0.1})\n"
+        "accelerator.log({'loss': 0.5}, step=3)\n"
+        "accelerator.end_training()\n"
+    )
+    (tmp_path / "train.py").write_text(script)
+    metrics = tmp_path / "metrics.jsonl"
+    env = {"PATH": os.environ["PATH"], "TRAINFORGE_METRICS_FILE": str(metrics)}
+    done = subprocess.run(
+        [sys.executable, "train.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(metrics.read_text()) == {"loss": 0.5, "step": 3}
