@@ -59,6 +59,14 @@ def test_the_import_table_is_the_one_in_the_documentation() -> None:
         assert row.rstrip().endswith(f"| {others} |"), row
 
 
+def test_sql_is_spoken_in_the_rooms_of_the_database_alone() -> None:
+    speakers = {"schema", "database", "queries", "people", "migrate"}
+    for path in _modules("sender"):
+        if path.stem in speakers or path.stem.startswith("store") or "migrations" in path.parts:
+            continue
+        assert ".execute(" not in path.read_text(), f"{path.name} executes SQL"
+
+
 def test_no_two_modules_import_each_other() -> None:
     edges: dict[str, set[str]] = {}
     known = {f"trainforge.{room}.{path.stem}" for room in ROOMS for path in _modules(room)}
