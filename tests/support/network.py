@@ -60,7 +60,9 @@ class Network:
         self._ip("link", "set", f"{self.mark}-{number}", "down")
 
     def close(self) -> None:
-        for host in self.addresses:
+        for number, host in enumerate(self.addresses, start=2):
+            # By itself a link stays for as long as a connection that was cut holds its namespace.
+            self._ip("link", "delete", f"{self.mark}-{number}", check=False)
             self._ip("netns", "delete", self.space(host), check=False)
         self._ip("link", "delete", self.mark, check=False)
 
