@@ -34,6 +34,8 @@ def parse_available(text: str) -> tuple[tuple[int, int], ...]:
         if match is None:
             raise ValueError(f"expected days and hours such as Mon-Fri 18:00-08:00, got {part!r}")
         begin, end = _minute(match["begin"] or "00:00"), _minute(match["end"] or "24:00")
+        if begin == _DAY:
+            raise ValueError(f"expected hours that begin before 24:00, got {part!r}")
         length = (end - begin) if end > begin else end + _DAY - begin
         windows += [(day * _DAY + begin, length) for day in _days(match["first"], match["last"])]
     return tuple(windows)

@@ -43,13 +43,15 @@ def test_it_is_the_machines_own_time_that_counts() -> None:
     assert closed_words("13:00-14:00", noon, 3600) == ""
 
 
-@pytest.mark.parametrize("text", ["always", "Mon-Fry", "25:00-26:00", "18:00", "Mon 18:70-19:00", "Mon Tue"])
+@pytest.mark.parametrize(
+    "text", ["always", "Mon-Fry", "25:00-26:00", "18:00", "Mon 18:70-19:00", "Mon Tue", "24:00-00:00"]
+)
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_available(text)
 
 
-@given(st.sampled_from(DAYS), st.integers(0, 1440), st.integers(0, 1440), st.integers(0, 10_079))
+@given(st.sampled_from(DAYS), st.integers(0, 1439), st.integers(0, 1440), st.integers(0, 10_079))
 def test_it_opens_when_it_says(day: str, begin: int, end: int, minute: int) -> None:
     text = f"{day} {begin // 60:02}:{begin % 60:02}-{end // 60:02}:{end % 60:02}"
     words = closed_words(text, MONDAY.timestamp() + minute * 60, 0)
