@@ -355,7 +355,7 @@ class JoinReply(Message):
 
 
 class Endpoint(Message):
-    """Where an executor can be reached from outside: the founding documents' config.json."""
+    """Where an executor can be reached from outside: what config.json holds."""
 
     name: Name
     public_url: str

@@ -1,4 +1,4 @@
-"""The founding documents' `/api/jobs` and `/api/workers`, translated to jobs and executors."""
+"""The first API's `/api/jobs` and `/api/workers`, translated to jobs and executors."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def _queued(request: Request) -> str:
 
 
 def distributed_status(sender: Sender, job: str) -> dict[str, Any]:
-    """The documents' `DistributedJobStatus`."""
+    """The first API's `DistributedJobStatus`."""
     kept = planned.find(sender, job)
     if kept is not None:
         return _planned_status(planned.show(sender, job, kept))
@@ -114,7 +114,7 @@ def iso(moment: float | None) -> str | None:
 
 
 def worker_job(job: JobSummary) -> dict[str, Any]:
-    """A job in the words of the documents' workers: what waits for a machine is pending."""
+    """A job in the words of the first API's workers: what waits for a machine is pending."""
     return {
         "job_id": job.id,
         "status": _WORKER_JOB.get(job.state, job.state),

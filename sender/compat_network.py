@@ -1,4 +1,4 @@
-"""The founding documents' `/api/network` and `/api/tasks`, translated to executors, plans and jobs."""
+"""The first API's `/api/network` and `/api/tasks`, translated to executors, plans and jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DispatchAsk(Ask):
 
 
 class RankAsk(BaseModel):
-    """The documents' dispatch of one rank; the machines agree on the master's address themselves."""
+    """The first API's dispatch of one rank; the machines agree on the master's address themselves."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -157,7 +157,7 @@ async def _queue(request: Request, job: str, names: list[str], *, whole: bool = 
 
 
 async def dispatch_rank(request: Request) -> Response:
-    """Rank by rank, as the documents' coordinator does it; the job is queued once each has a machine."""
+    """Rank by rank, as the first API's coordinator did it; the job is queued once each has a machine."""
     ask = await read_model(request, RankAsk)
     sender = sender_of(request)
 

@@ -1,4 +1,4 @@
-"""Machines: executors under the founding documents' name, and those that are expected but have not joined."""
+"""Machines: executors under the first API's name, and those that are expected but have not joined."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ START = "is `trainforge executor start` running there?"
 
 
 def machine(view: ExecutorView, expected: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The documents' `Machine`; what is beyond it helps people. Sizes are bytes."""
+    """The first API's `Machine`; what is beyond it helps people. Sizes are bytes."""
     has, load = view.capabilities, view.load
     endpoint = urlsplit(view.endpoint)
     told = expected or {}

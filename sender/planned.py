@@ -29,7 +29,7 @@ USUAL_REFS = ("refs/heads/main", "refs/heads/master")
 
 
 class Requirements(BaseModel):
-    """The documents' `resource_requirements`. Memory is bytes, or text with a unit such as 24GB."""
+    """The first API's `resource_requirements`. Memory is bytes, or text with a unit such as 24GB."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ class Requirements(BaseModel):
 
 
 class PlanAsk(BaseModel):
-    """The documents' `DistributedTrainingConfig`. `plugin_name` is a repository, or a project of one.
+    """The first API's `DistributedTrainingConfig`. `plugin_name` is a repository, or a project of one.
 
     `config` are the training's parameters. Without `commit` the newest of `ref` is trained.
     """
@@ -69,7 +69,7 @@ class PlanAsk(BaseModel):
 
 
 class Preferences(BaseModel):
-    """The documents' `DistributedPreferences`, kept for each person."""
+    """The first API's `DistributedPreferences`, kept for each person."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The founding documents' frontend, call by call, against real executors."""
+"""The first API's frontend, call by call, against real executors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/api/jobs` and `/api/workers` of the founding documents, each by the documents' own example."""
+"""`/api/jobs` and `/api/workers` of the first API, each by its description's own example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/api/network` and `/api/tasks` of the founding documents, each by the documents' own example."""
+"""`/api/network` and `/api/tasks` of the first API, each by its description's own example."""
 
 from __future__ import annotations
 
