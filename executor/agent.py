@@ -33,6 +33,7 @@ from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import write_private
 from trainforge.config.trust import verify_order
+from trainforge.executor.acceptance import Acceptance
 from trainforge.executor.capabilities import load, own_capabilities
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
@@ -90,6 +91,10 @@ class Agent:
     def allow_file(self) -> bool:
         """A repository named by a path is on this machine: only a sender on this machine may name it."""
         return urlsplit(self.identity.sender_url).hostname in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def acceptance(self) -> Acceptance:
+        return Acceptance(self.settings.accept == "ask", self.settings.accept_timeout, self.settings.name)
 
     def credential(self, node: NodeKey) -> GitCredential | None:
         """The sender's for this node's repository, or this executor's own."""

@@ -37,6 +37,9 @@ class Preparation:
     phase: Callable[[NodePhase, str], None]
 
     def run(self, setup: Setup) -> Prepared:
+        if self.services.acceptance.ask:
+            self.phase("checkout", "waiting for the machine's owner to accept")
+            self.services.acceptance.settle(self.folder, self.order, self.key, setup)
         begun = time.monotonic()
         setup.check()
         manifest = self._checkout(setup)

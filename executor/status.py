@@ -11,6 +11,7 @@ from typing import Any
 from trainforge.config.errors import SettingsError
 from trainforge.config.messages import NodeKey, PublishOrder, RunOrder
 from trainforge.config.settings import ExecutorSettings
+from trainforge.executor.acceptance import waits
 from trainforge.executor.capabilities import load, own_capabilities
 from trainforge.executor.identity import ExecutorIdentity
 from trainforge.executor.orders import OrderBook
@@ -69,6 +70,7 @@ def _node(book: OrderBook, key: NodeKey) -> dict[str, Any]:
     }  # fmt: skip
     if orders and isinstance(orders[0].body, RunOrder):
         about |= {"project": orders[0].body.project, "nodes": orders[0].body.nodes}
+    about["asked"] = waits(folder)
     spooled = any(isinstance(order.body, PublishOrder) for order in orders)
     for record in _records(folder / "journal.jsonl"):
         if record.get("kind") == "phase":

@@ -158,3 +158,10 @@ def test_git_credential_answers_for_the_sender_alone(cli: Cli, environment: dict
     ):
         assert cli("git-credential", "get", stdin=other).stdout == ""
     assert cli("git-credential", "store", stdin="protocol=http\nhost=127.0.0.1:8420\n").stdout == ""
+
+
+def test_a_job_that_nobody_is_asked_about_cannot_be_answered(cli: Cli, tmp_path: Path) -> None:
+    for command in ("accept", "reject"):
+        done = cli("executor", command, "k3f", "--data-dir", str(tmp_path))
+        assert done.returncode == 5
+        assert "no job k3f waits for an answer here" in done.stderr

@@ -81,6 +81,12 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
 )
 @click.option("--tunnel-command", help="Prints a public URL; {port} stands for the port.")
 @click.option("--max-jobs", type=click.IntRange(1, 64), help="Jobs side by side.  [default: 1]")
+@click.option(
+    "--accept", type=click.Choice(["auto", "ask"]), help="Take each job, or ask you first.  [default: auto]"
+)
+@click.option(
+    "--accept-timeout", help="How long it asks, such as 120s; then it refuses the job.  [default: 120s]"
+)
 def start(config: Path | None, **options: Any) -> None:
     """Train on this machine until Ctrl-C; a training outlives a restart of its executor.
 
@@ -117,13 +123,45 @@ def status(config: Path | None, as_json: bool, **options: Any) -> None:
     click.echo(f"  jobs     {len(active)} of {settings.max_jobs}")
     for node in active:
         going_on = ", training goes on" if node["training"] and not about["running"] else ""
-        click.echo(f"    {_node(node)}: {node['phase'] or 'taken'}{going_on}")
+        phase = "waits for your answer" if node["asked"] else node["phase"] or "taken"
+        click.echo(f"    {_node(node)}: {phase}{going_on}")
     spool = [node for node in about["nodes"] if node["spooled"]]
     click.echo(f"  results  {f'{len(spool)} to be published' if spool else 'none waiting'}")
     for node in spool:
         click.echo(f"    {_node(node)}: {node['waiting'] or 'on its way'}")
+    asked = [node["job"][:8] for node in active if node["asked"]]
     if not about["running"]:
         next_step("trainforge executor start")
+    elif asked:
+        next_step(f"trainforge executor accept {asked[0]}")
+
+
+@executor.command()
+@click.argument("job")
+@common_options
+@json_option
+def accept(job: str, config: Path | None, as_json: bool, **options: Any) -> None:
+    """Let a job train here that waits for your answer (accept: ask). JOB is the beginning of its id."""
+    _say_to(job, _settings(config, options), as_json, yes=True)
+
+
+@executor.command()
+@click.argument("job")
+@common_options
+@json_option
+def reject(job: str, config: Path | None, as_json: bool, **options: Any) -> None:
+    """Refuse a job that waits for your answer (accept: ask). JOB is the beginning of its id."""
+    _say_to(job, _settings(config, options), as_json, yes=False)
+
+
+def _say_to(job: str, settings: ExecutorSettings, as_json: bool, *, yes: bool) -> None:
+    from trainforge.executor.acceptance import answer
+
+    found = answer(settings.data_dir, job, yes=yes)
+    if as_json:
+        print_json({"job": found, "accepted": yes})
+        return
+    click.echo(f"job {found[:8]} is {'accepted' if yes else 'rejected'}")
 
 
 def _contact(about: dict[str, Any]) -> str:
