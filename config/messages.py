@@ -375,7 +375,7 @@ class Heartbeat(Message):
     nodes: list[NodeKey] = []
     endpoint: str = ""
     endpoint_seq: int = 0
-    draining: bool = False
+    draining: bool = False  # it is being shut down; its last words, unless jobs are stopped first
 
 
 class HeartbeatReply(Message):
@@ -383,6 +383,12 @@ class HeartbeatReply(Message):
 
     unknown: list[NodeKey] = []
     lease_ttl: float
+
+
+class Left(Message):
+    """The sender has forgotten the executor that asked for it."""
+
+    executor: ExecutorId
 
 
 class Claim(Message):

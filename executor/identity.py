@@ -46,5 +46,10 @@ class ExecutorIdentity(BaseModel):
             raise SettingsError(f"{path} is damaged", hint="join the sender again") from error
 
 
+def forget(data_dir: Path) -> None:
+    """No sender is obeyed any more; the key stays for joining again."""
+    (data_dir / IDENTITY_FILE).unlink(missing_ok=True)
+
+
 def load_key(data_dir: Path) -> SigningKey:
     return SigningKey.load_or_create(data_dir / KEY_FILE)

@@ -31,6 +31,7 @@ from trainforge.config.messages import (
     HeartbeatReply,
     JournalAck,
     JournalBatch,
+    Left,
     NodeKey,
     Record,
 )
@@ -108,6 +109,10 @@ class SenderLink:
 
     def credential(self, node: NodeKey) -> GitCredential:
         return self._send("POST", f"{_path(node)}/credential", None, GitCredential)
+
+    def leave(self) -> None:
+        """Have the sender refuse this executor from now on."""
+        self._send("DELETE", "/v1/executors/me", None, Left)
 
     def record(self, node: NodeKey) -> JobRecord:
         return self._send("GET", f"{_path(node)}/record", None, JobRecord, timeout=60)

@@ -22,6 +22,7 @@ from trainforge.config.messages import (
     JoinRequest,
     JournalAck,
     JournalBatch,
+    Left,
     NodeKey,
 )
 from trainforge.config.trust import digest_secret
@@ -89,6 +90,12 @@ async def heartbeat(request: Request) -> Response:
     return dump(await asyncio.to_thread(registry.heartbeat, sender, member, _parse(Heartbeat, body)))
 
 
+async def leave(request: Request) -> Response:
+    sender, member, _ = await _authenticated(request)
+    await asyncio.to_thread(registry.remove_executor, sender, member.id)
+    return dump(Left(executor=member.id))
+
+
 async def claims(request: Request) -> Response:
     sender, member, body = await _authenticated(request)
     return dump(await dispatch.claim(sender, member, _parse(Claim, body)))
@@ -144,6 +151,7 @@ _NODE = "/v1/nodes/{job}/{attempt:int}/{rank:int}"
 routes = [
     Route("/v1/join", join, methods=["POST"]),
     Route("/v1/heartbeat", heartbeat, methods=["POST"]),
+    Route("/v1/executors/me", leave, methods=["DELETE"]),
     Route("/v1/claims", claims, methods=["POST"]),
     Route(f"{_NODE}/journal", journal, methods=["POST"]),
     Route(f"{_NODE}/credential", credential, methods=["POST"]),

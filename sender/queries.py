@@ -221,9 +221,9 @@ class Queries:
         status: Any = "online"
         if row["revoked"] is not None:
             status = "revoked"
-        elif seen is None or now - seen > self.online_for:
+        elif seen is None or now - seen > self.online_for or row["draining"]:
             status = "offline"
-        elif row["draining"] or row["drained"]:
+        elif row["drained"]:
             status = "draining"
         elif len(jobs) >= capabilities.max_jobs:
             status = "busy"

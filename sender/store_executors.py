@@ -181,8 +181,10 @@ class ExecutorStore(Database):
                 id=row["id"],
                 name=row["name"],
                 capabilities=Capabilities.model_validate(row["capabilities"]),
-                online=row["last_seen"] is not None and now - row["last_seen"] <= online_for,
-                draining=bool(row["draining"] or row["drained"]),
+                online=row["last_seen"] is not None
+                and now - row["last_seen"] <= online_for
+                and not row["draining"],
+                draining=row["drained"],
                 revoked=row["revoked"] is not None,
                 running=tuple(running[row["id"]]),
                 cpu_percent=(row["load"] or {}).get("cpu_percent", 0.0),

@@ -180,6 +180,11 @@ def test_an_executor_is_online_by_its_heartbeats(store: Store) -> None:
     assert store.heartbeat("x-alpha", beat, 20.0, 90) == ([], False)
     assert [machine.online for machine in store.machines(50.0, 30)] == [True]
     assert [machine.online for machine in store.machines(51.0, 30)] == [False]
+    last = beat.model_copy(update={"draining": True})
+    assert store.heartbeat("x-alpha", last, 60.0, 90) == ([], True)
+    assert [machine.online for machine in store.machines(60.0, 30)] == [False]
+    assert store.heartbeat("x-alpha", beat, 61.0, 90) == ([], True)
+    assert [machine.online for machine in store.machines(61.0, 30)] == [True]
 
 
 # --- fencing ----------------------------------------------------------------------------------------------
