@@ -249,6 +249,8 @@ class Agent:
                     log.warning("heartbeat: %s", error)
                 said = error.message
             self._beat.wait(self.settings.heartbeat_every)
+        with contextlib.suppress(TrainForgeError):
+            self._heartbeat()  # draining now: the sender need not wait to see that nobody is here
 
     def _heartbeat(self) -> None:
         settings = self.settings
@@ -371,7 +373,7 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
     Raises:
         SettingsError: not joined yet, or an executor already runs in this data directory.
     """
-    tell_the_terminal()
+    tell_the_terminal(debug=settings.debug)
     with only_one(settings.data_dir):
         agent = Agent(settings)
         stopping = threading.Event()

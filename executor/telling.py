@@ -18,9 +18,10 @@ def work(node: NodeKey, order: RunOrder) -> str:
     return f"{told(node)}: takes {order.project} at {order.commit[:7]}{rank}"
 
 
-def tell_the_terminal() -> None:
-    """Log briefly to the terminal, unless whoever embeds the executor has arranged something else."""
+def tell_the_terminal(*, debug: bool = False) -> None:
+    """Log to the terminal, briefly or in detail, unless whoever embeds the executor arranged otherwise."""
     if not logging.getLogger().handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+        form = "%(asctime)s  %(levelname)s %(name)s  %(message)s" if debug else "%(asctime)s  %(message)s"
+        logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format=form, datefmt="%H:%M:%S")
         for chatty in ("httpx2", "httpcore2", "httpx", "uvicorn.error", "pyngrok"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+            logging.getLogger(chatty).setLevel(logging.INFO if debug else logging.WARNING)

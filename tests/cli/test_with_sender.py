@@ -189,6 +189,14 @@ def test_machines_are_invited_and_listed(ask: Ask, cli: Cli, sender: str, tmp_pa
     assert [one["name"] for one in ask("sender", "status")["executors"]] == ["alpha"]
     assert "alpha" in cli("sender", "status").stdout
     assert cli("executor", "status", "--data-dir", str(tmp_path / "c")).returncode == 2
+    shown = cli("executor", "start", "--status", *own)
+    assert shown.returncode == 0
+    assert f"sender   {sender}, but no executor runs here" in shown.stdout
+    assert ask("executor", "leave", *own)["name"] == "alpha"
+    assert "alpha" not in cli("executor", "list").stdout
+    assert cli("executor", "leave", *own).returncode == 2
+    again = ask("sender", "token")["token"]
+    assert ask("executor", "join", sender, again, *own)["executor"] == about["executor"]
 
 
 def test_another_repository_is_watched_and_submitted_from(

@@ -178,3 +178,11 @@ def check_door(double: SenderDouble, executor: str, url: str, key: m.NodeKey) ->
     assert httpx2.get(url + path, headers={"Authorization": authorization}).status_code == 401  # a replay
     assert httpx2.get(url + path).status_code == 401
     assert httpx2.get(f"{url}/health").json()["status"] == "ok"
+
+
+def test_who_stops_says_so(double: SenderDouble, tmp_path: Path) -> None:
+    chosen, _ = joined(double, tmp_path / "laptop", heartbeat_every=60)
+    with running(chosen):
+        wait_for("a heartbeat", lambda: bool(double.heartbeats))
+        assert not double.heartbeats[-1].draining
+    assert double.heartbeats[-1].draining

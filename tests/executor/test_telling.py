@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socketserver
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -77,3 +79,14 @@ def test_a_sender_that_is_away_is_told_once_and_when_it_is_back(
     assert len(lines) == 2, lines
     assert "cannot be reached" in lines[0]
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_details_are_logged_where_they_are_asked_for(debug: bool) -> None:
+    script = (
+        f"import logging; from trainforge.executor.telling import tell_the_terminal as t; t(debug={debug}); "
+        "logging.getLogger('trainforge').debug('a detail'); logging.getLogger('httpx2').info('a request')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ("DEBUG trainforge  a detail" in done.stderr) is debug
+    assert ("a request" in done.stderr) is debug

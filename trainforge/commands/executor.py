@@ -87,14 +87,20 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
 @click.option(
     "--accept-timeout", help="How long it asks, such as 120s; then it refuses the job.  [default: 120s]"
 )
-def start(config: Path | None, **options: Any) -> None:
+@click.option("--debug", is_flag=True, default=None, help="Log every detail.")
+@click.option("--status", "show", is_flag=True, help="Print what `executor status` prints, and exit.")
+def start(config: Path | None, show: bool, **options: Any) -> None:
     """Train on this machine until Ctrl-C; a training outlives a restart of its executor.
 
     Every setting can be given in the file or as TRAINFORGE_EXECUTOR_... too.
     """
+    settings = _settings(config, options)
+    if show:
+        _show(settings, as_json=False)
+        return
     from trainforge.executor.agent import run_executor
 
-    run_executor(_settings(config, options))
+    run_executor(settings)
 
 
 @executor.command()
@@ -102,10 +108,13 @@ def start(config: Path | None, **options: Any) -> None:
 @json_option
 def status(config: Path | None, as_json: bool, **options: Any) -> None:
     """Show whom this machine belongs to, whether it is connected, its jobs, waiting results and disk."""
+    _show(_settings(config, options), as_json=as_json)
+
+
+def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
     from trainforge.executor.identity import ExecutorIdentity
     from trainforge.executor.status import local_status
 
-    settings = _settings(config, options)
     identity = ExecutorIdentity.load(settings.data_dir)
     about = local_status(settings)
     if as_json:
@@ -134,6 +143,20 @@ def status(config: Path | None, as_json: bool, **options: Any) -> None:
         next_step("trainforge executor start")
     elif asked:
         next_step(f"trainforge executor accept {asked[0]}")
+
+
+@executor.command()
+@common_options
+@json_option
+def leave(config: Path | None, as_json: bool, **options: Any) -> None:
+    """Part this machine from its sender: the opposite of `join`. Stop its executor first."""
+    from trainforge.executor.leave import leave as part
+
+    identity = part(_settings(config, options))
+    if as_json:
+        print_json({"executor": identity.executor, "name": identity.name, "sender": identity.sender_url})
+        return
+    click.echo(f"{identity.name} ({identity.executor}) has left {identity.sender_url}")
 
 
 @executor.command()
