@@ -35,6 +35,7 @@ for epoch in range(params["epochs"]):
     loss = accelerator.reduce(loss.detach(), "mean").item()
     if accelerator.is_main_process:
         print("PROGRESS:", json.dumps({"epoch": epoch, "loss": loss, "world": accelerator.num_processes}))
+accelerator.wait_for_everyone()
 accelerator.end_training()
 """
 
@@ -123,6 +124,7 @@ while epoch < 6:
         time.sleep(0.1)
 if accelerator.is_main_process:
     pathlib.Path(os.environ["TRAINFORGE_OUTPUT_DIR"], "model.txt").write_text(str(total.item()))
+accelerator.wait_for_everyone()
 accelerator.end_training()
 """
 

@@ -40,6 +40,8 @@ print("rank", accelerator.process_index, "of", accelerator.num_processes, sys.ar
 if accelerator.is_main_process:
     print("PROGRESS:", json.dumps({"final": round(final, 5), "ranks": len(ranks)}))
     assert sorted(ranks) == list(range(accelerator.num_processes))
+accelerator.wait_for_everyone()
+accelerator.end_training()
 """
 FILES = {"trainforge.yaml": MANIFEST, "train.py": TRAIN}
 
