@@ -17,7 +17,8 @@ from trainforge.config.errors import SettingsError, Unreachable
 from trainforge.config.settings import ExecutorSettings
 
 START_TIMEOUT_S = 60.0
-_URL = re.compile(rb"https?://[A-Za-z0-9.-]+(?::\d+)?(?:/[^\s\"'<>|\x1b]*)?")
+# A URL without a path: what a tunnel gives out, unlike the terms and manuals that programs print before it.
+_URL = re.compile(rb"https?://[A-Za-z0-9.-]++(?::\d++)?+/?+(?=[\s\"'<>|.,;)\x1b]|$)")
 
 
 class Tunnel(Protocol):
@@ -53,7 +54,7 @@ class Direct:
 
 
 class CommandTunnel:
-    """Runs a program such as `ssh -R` or cloudflared and takes the first URL that it prints."""
+    """Runs a program such as `ssh -R` or cloudflared and takes the first URL without a path it prints."""
 
     def __init__(self, command: str, port: int, start_timeout: float = START_TIMEOUT_S) -> None:
         try:

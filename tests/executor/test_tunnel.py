@@ -23,7 +23,8 @@ FORWARD = """\
 import socket, sys, threading
 target = int(sys.argv[1])
 server = socket.create_server(("127.0.0.1", 0))
-print("connecting ...", flush=True)
+print("connecting ..., by using this you agree to https://tunnel.example.com/website-terms/", flush=True)
+print("manual: (https://docs.example.com/connect/apps)", flush=True)
 print(f"your url is: http://127.0.0.1:{server.getsockname()[1]}.", flush=True)
 def pipe(a, b):
     while data := a.recv(65536):
