@@ -30,7 +30,6 @@ class NodeFacts:
     begun: bool = False
     ended: Ended | None = None
     ended_at: float | None = None
-    publish_waiting: str = ""
     published: Published | None = None
     finished: Finished | None = None
 

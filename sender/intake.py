@@ -100,10 +100,9 @@ def _read(intake: Intake, record: m.Record, said: m.Message) -> None:  # noqa: C
         case m.Ended():
             _read_ended(intake, record, said)
         case m.PublishWaiting():
-            intake.node["publish_waiting"] = said.model_dump(mode="json")
             intake.waiting = said.reason
         case m.Published():
-            intake.node |= {"published": said.model_dump(mode="json"), "publish_waiting": None}
+            intake.node["published"] = said.model_dump(mode="json")
             _note(intake, record, "phase", f"published as {said.commit[:12]} on {said.branch}")
         case m.Finished():
             intake.node |= {"finished": said.model_dump(mode="json"), "phase": "finished"}

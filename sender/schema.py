@@ -246,7 +246,6 @@ nodes = Table(
     Column("reached", _json()),
     Column("begun", _json()),
     Column("outcome", _json()),  # `ended`
-    Column("publish_waiting", _json()),
     Column("published", _json()),
     Column("finished", _json()),
     _text("code"),

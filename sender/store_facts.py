@@ -113,7 +113,6 @@ def job_facts(
 
 
 def _node_facts(node: RowMapping, orders: Sequence[RowMapping]) -> NodeFacts:
-    waiting = node["publish_waiting"] or {}
     return NodeFacts(
         rank=node["rank"],
         executor=node["executor_id"],
@@ -130,7 +129,6 @@ def _node_facts(node: RowMapping, orders: Sequence[RowMapping]) -> NodeFacts:
         begun=node["begun"] is not None,
         ended=Ended.model_validate(node["outcome"]) if node["outcome"] else None,
         ended_at=node["ended"],
-        publish_waiting=str(waiting.get("reason", "")),
         published=Published.model_validate(node["published"]) if node["published"] else None,
         finished=Finished.model_validate(node["finished"]) if node["finished"] else None,
     )

@@ -96,13 +96,6 @@ def head(repo: Path) -> str | None:
         return None
 
 
-def current_branch(repo: Path) -> str:
-    try:
-        return user_git(["symbolic-ref", "--quiet", "--short", "HEAD"], repo)
-    except GitError:
-        return ""
-
-
 def remote_url(repo: Path, name: str) -> str:
     """The address of a remote, or nothing."""
     try:

@@ -13,13 +13,11 @@ import click
 from trainforge.config.errors import ManifestError, NotFound, TrainForgeError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from trainforge.client import Client
     from trainforge.config.views import JobSummary
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-ENDED = frozenset({"completed", "failed", "cancelled"})
+ENDED = frozenset({"completed", "failed", "cancelled"})  # messages.OUTCOMES, without its imports at start-up
 COLOURS = {"completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan", "online": "green"}
 
 
@@ -62,14 +60,6 @@ def job_argument(function: Function) -> Function:
 def print_json(data: Any) -> None:
     indent = 2 if sys.stdout.isatty() else None
     click.echo(json.dumps(data, indent=indent, ensure_ascii=False))
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A rich console; in a pipe it writes plain lines of any length."""
-    from rich.console import Console
-
-    piped = not (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, soft_wrap=piped, width=200 if piped else None)
 
 
 def next_step(*commands: str) -> None:

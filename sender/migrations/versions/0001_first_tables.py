@@ -306,7 +306,6 @@ def upgrade() -> None:
         sa.Column("reached", sa.JSON(), nullable=True),
         sa.Column("begun", sa.JSON(), nullable=True),
         sa.Column("outcome", sa.JSON(), nullable=True),
-        sa.Column("publish_waiting", sa.JSON(), nullable=True),
         sa.Column("published", sa.JSON(), nullable=True),
         sa.Column("finished", sa.JSON(), nullable=True),
         sa.Column("code", sa.Text(), server_default="", nullable=False),
