@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Engine
 from trainforge.config.errors import SettingsError
 
 FOLDER = Path(__file__).resolve().parent / "migrations"
-HEAD = "0001"  # the newest step; a test compares it with the folder
+HEAD = "0002"  # the newest step; a test compares it with the folder
 
 
 def current(connection: Connection) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from trainforge.sender.schema import metadata
+from trainforge.sender.schema_trust import metadata
 
 context.configure(
     connection=context.config.attributes["connection"], target_metadata=metadata, render_as_batch=True

@@ -18,7 +18,7 @@ from trainforge.config.errors import Conflict, NotTrusted, SettingsError
 from trainforge.config.messages import Heartbeat, JoinRequest, Load
 from trainforge.sender import migrate
 from trainforge.sender.fence import Fence
-from trainforge.sender.schema import metadata
+from trainforge.sender.schema_trust import metadata
 from trainforge.sender.store import Store
 from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Repo
 
