@@ -6,6 +6,8 @@ lock, so that nothing ever polls for the file's lock; `synchronous=FULL` makes a
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -20,6 +22,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from trainforge.config.errors import SettingsError
 
 BUSY_MS = 15_000
+AUDITED = "audited"  # in a connection's `info`: lines of the audit log to note once they are committed
+log = logging.getLogger(__name__)
 
 
 def database_url(url: str, data_dir: Path) -> str:
@@ -58,6 +62,18 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
+def _append(path: Path, text: str) -> None:
+    """What is told here is committed: failing to repeat it in the file is a warning, not a failure."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        log.warning("the audit log's hashes cannot be noted in %s: %s", path, error)
+
+
 class Database:
     """Transactions, and what the two dialects spell differently."""
 
@@ -65,6 +81,7 @@ class Database:
         self.url = url
         self.engine = make_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        self.audit_heads: Path | None = None  # the file that repeats the audit log's hashes
         self._writer = threading.Lock()
         self._read_options: dict[str, Any] = (
             {"trainforge_read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
@@ -76,8 +93,13 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """One read-write transaction, committed at the end and rolled back on an exception."""
-        with self._writer if self.is_sqlite else nullcontext(), self.engine.begin() as connection:
-            yield connection
+        with self._writer if self.is_sqlite else nullcontext():
+            with self.engine.begin() as connection:
+                audited: list[str] = []
+                connection.info[AUDITED] = audited
+                yield connection
+            if audited and self.audit_heads is not None:
+                _append(self.audit_heads, "".join(audited))
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

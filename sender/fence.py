@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from trainforge.config.messages import FencingToken
@@ -38,6 +39,7 @@ class Fence:
             incarnation = int(known)
         else:
             incarnation = max(int(known or 0), file[0] if file else 0) + 1
+            self._store.audit_restored(incarnation, time.time())
         self._store.set_meta(_KEY, str(incarnation))
         self.incarnation = incarnation
         self._write(number)

@@ -5,6 +5,21 @@ As in `schema.py`: only the `store*` modules and `queries.py` speak SQL, times a
 
 from __future__ import annotations
 
+from sqlalchemy import JSON, Column, Float, Integer, Table, Text
+
 from trainforge.sender.schema import metadata
 
 __all__ = ["metadata"]
+
+# Append-only; each row's hash covers the one before it (`store_audit.py`).
+audit = Table(
+    "audit",
+    metadata,
+    Column("n", Integer, primary_key=True, autoincrement=False),
+    Column("time", Float, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("detail", JSON, nullable=False),
+    Column("hash", Text, nullable=False),
+)

@@ -1,6 +1,6 @@
 """The sender's working memory: every method is one transaction, and nobody else writes these tables.
 
-The parts are by subject (`store_documents`, `store_events`, `store_executors`, `store_jobs`,
+The parts are by subject (`store_audit`, `store_documents`, `store_events`, `store_executors`, `store_jobs`,
 `store_journal`); this module joins them and brings the schema up to date.
 """
 
@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from trainforge.config.errors import SettingsError
 from trainforge.sender.database import database_url
 from trainforge.sender.migrate import migrate
+from trainforge.sender.store_audit import AuditStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_journal import JournalStore
@@ -20,7 +21,7 @@ from trainforge.sender.store_queue import QueueStore
 from trainforge.sender.store_schedules import ScheduleStore
 
 
-class Store(DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStore):
+class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStore):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.
@@ -34,6 +35,7 @@ class Store(DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStor
                 data_dir.mkdir(parents=True, exist_ok=True)
                 store.check()
             migrate(store.engine)
+            store.audit_heads = data_dir / "audit.heads"
         except SettingsError:
             store.close()
             raise
