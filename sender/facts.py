@@ -131,4 +131,5 @@ class JobFacts:
     publish_blocked: str | None = None
     result: Result | None = None
     queued: float | None = None  # since when it waits for machines alone
+    refused: dict[str, str] = field(default_factory=dict)  # executors that will not have it, and their words
     company: Company = Company()

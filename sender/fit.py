@@ -6,7 +6,7 @@ fills. Executors on one host share its GPUs, cores and memory: their rooms have 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -47,7 +47,8 @@ class Machine:
 class Need:
     """What a job asks of machines. Jobs with equal needs are planned together.
 
-    `chosen` are executors by id or name, empty for any; `excluded` are those that must not be taken.
+    `chosen` are executors by id or name, empty for any; `excluded` are those that must not be taken;
+    `refused` those that would not have it, by id, with their words.
     """
 
     nodes: NodeRange = ONE
@@ -59,6 +60,7 @@ class Need:
     labels: tuple[tuple[str, str], ...] = ()
     chosen: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
+    refused: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def _hash(self) -> int:
@@ -70,7 +72,9 @@ class Need:
         return self._hash  # asked for once per job and pass
 
 
-def need_of(manifest: Manifest, executors: Collection[str] = ()) -> Need:
+def need_of(
+    manifest: Manifest, executors: Collection[str] = (), refused: Mapping[str, str] | None = None
+) -> Need:
     """`executors` are ids or names that somebody picked by hand; with `!` before it, one to leave out."""
     wants = manifest.resources
     return Need(
@@ -83,6 +87,7 @@ def need_of(manifest: Manifest, executors: Collection[str] = ()) -> Need:
         labels=tuple(sorted(wants.labels.items())),
         chosen=frozenset(name for name in executors if not name.startswith("!")),
         excluded=frozenset(name[1:] for name in executors if name.startswith("!")),
+        refused=tuple(sorted((refused or {}).items())),
     )
 
 
@@ -174,7 +179,7 @@ def suits(need: Need, machine: Machine) -> bool:
         return False
     if need.labels and any(has.labels.get(key) != value for key, value in need.labels):
         return False
-    return not (need.chosen or need.excluded) or not _not_wanted(need, machine)
+    return not (need.chosen or need.excluded or need.refused) or not _not_wanted(need, machine)
 
 
 def fit(need: Need, room: Room) -> Key | None:
@@ -223,6 +228,9 @@ def _not_wanted(need: Need, machine: Machine) -> str:
     names = {machine.id, machine.name}
     if need.chosen and not need.chosen & names:
         return "not among the executors chosen"
+    for executor, said in need.refused:
+        if executor == machine.id:
+            return f"refused this job: {said}"
     return "excluded by the request" if need.excluded & names else ""
 
 

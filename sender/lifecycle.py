@@ -48,6 +48,7 @@ from trainforge.sender.steps import (
 __all__ = [
     "LEGAL",
     "OFFER_EXPIRED",
+    "REFUSED",
     "Blame",
     "Block",
     "Decide",
@@ -86,6 +87,7 @@ LEGAL: dict[JobState, frozenset[JobState]] = {
 
 # The code of an attempt whose offer was not taken in time: it is planned anew and costs no retry.
 OFFER_EXPIRED = "offer_expired"
+REFUSED = "policy_refused"  # planned anew, too, on other executors
 SETUP_SLACK_S = 60.0
 
 
@@ -247,7 +249,7 @@ def _failure(node: NodeFacts, policy: Policy, now: float) -> tuple[str, str] | N
         return (node.ended.code, node.ended.reason) if node.ended.code else None
     if node.finished is not None and node.finished.state == "failed":
         return node.finished.code or "internal", f"{node.name}: {node.finished.reason}"
-    for kind, code in (("run", "policy_refused"), ("probe", "internal"), ("launch", "internal")):
+    for kind, code in (("run", REFUSED), ("probe", "internal"), ("launch", "internal")):
         if kind in node.refused:
             return code, f"{node.name}: {node.refused[kind]}"
     if node.revoked:
@@ -278,6 +280,8 @@ def _unwind(
         return _stop_orders(alive, stop_code, stop_reason, policy)
     if code == OFFER_EXPIRED:
         return [*_give_up(attempt), MarkAttempt("superseded", "", reason), *_again(job)]
+    if code == REFUSED:
+        return [*_give_up(attempt), MarkAttempt("superseded", REFUSED, reason), *_again(job)]
     if policy.may_retry(code, job.tried):
         return _try_again(job, attempt, code, reason)
     meaning = REASONS[code].meaning if code in REASONS else code

@@ -15,6 +15,7 @@ from itertools import islice
 from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import TrainForgeError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import PREPARE, Repository, RunOrder
 from trainforge.sender import lifecycle as life
@@ -26,7 +27,7 @@ from trainforge.sender.fence import Fence
 from trainforge.sender.fit import Need, need_of
 from trainforge.sender.gang import Seat
 from trainforge.sender.notify import JOBS, job_key
-from trainforge.sender.planner import Plan, complete
+from trainforge.sender.planner import Plan, complete, refused_by_all
 from trainforge.sender.queue import QueuedJob, QueuePlan, plan_queue
 
 log = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Placing:
     # --- the queue --------------------------------------------------------------------------------------
 
     def enter(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> None:
-        need = need_of(manifest, row["executors"])
+        need = need_of(manifest, row["executors"], facts.refused)
         need = self._needs.setdefault(need, need)  # one object for all jobs that ask for the same
         limit = manifest.timeout.queue
         until = None if limit is None else (row["queued"] or facts.created) + limit
@@ -119,22 +120,33 @@ class Placing:
                 self._offer(job, waiter.job.need, seats)
             except TrainForgeError as error:
                 log.warning("job %s cannot be placed now: %s", job, error)
+        refused = {job.id: why for job in made.waiting if (why := refused_by_all(job.need, machines))}
+        for job, why in refused.items():
+            self._give_up(job, why)
         self._tell(made)
-        return set(made.placed)
+        return made.placed.keys() | refused.keys()
 
     def _offer(self, job: str, need: Need, seats: list[Seat]) -> None:
         """Unless something has happened to the job: jobs of one matrix must mind each other, too."""
         sender = self._sender
         facts, row, manifest, steps = self._look(job)
-        wanted = manifest is not None and need_of(manifest, row["executors"]) == need
+        wanted = manifest is not None and need_of(manifest, row["executors"], facts.refused) == need
         if manifest is None or not wanted or life.Place() not in steps:
             self.due = True
             return
         made = complete(manifest, need, seats)
         runs = run_orders(sender, row, manifest, made)
+        failpoint("14.sender.planned")
         if sender.store.place(facts, made, runs, self._fence.next(), sender.now()):
+            failpoint("16.sender.order_stored")
             ring_orders(sender, {placed.executor for placed in made.nodes})
             sender.bell.ring(JOBS, job_key(job))
+
+    def _give_up(self, job: str, why: str) -> None:
+        """Every executor that could train the job has refused it."""
+        facts, _, _, steps = self._look(job)
+        if life.Place() in steps and facts.refused:
+            self._sender.store.apply(facts, [life.Decide("failed", life.REFUSED, why)], self._sender.now())
 
     def _tell(self, made: QueuePlan) -> None:
         """Those who were told nothing yet at once, the others from time to time."""

@@ -104,9 +104,27 @@ def complete(manifest: Manifest, need: Need, seats: Sequence[Seat]) -> Plan:
         Placement(rank, seat.machine.id, seat.machine.name, seat.machine.capabilities.hostname, seat.gpus)
         for rank, seat in enumerate(seats)
     )
-    processes = need.processes or max(len(seats[0].gpus), 1)
+    processes = _processes(manifest, need, len(seats[0].gpus))
     params, adjusted, notices = adjust(manifest, len(placed) * processes)
     return Plan(placed, processes, params, adjusted, notices, need.cpu, need.memory)
+
+
+def refused_by_all(need: Need, machines: Collection[Machine]) -> str:
+    """Who refused the job, where too few others could ever take it; else empty: it waits for those."""
+    if not need.refused:
+        return ""
+    if sum(not machine.revoked and suits(need, machine) for machine in machines) >= need.nodes.min:
+        return ""
+    names = {machine.id: machine.name for machine in machines}
+    said = "; ".join(f"{names.get(one, one)} refused this job: {words}" for one, words in need.refused)
+    return f"{said}; no other executor here could take it"
+
+
+def _processes(manifest: Manifest, need: Need, gpus: int) -> int:
+    """On each node. What no launcher starts is one process for all GPUs, unless the manifest says more."""
+    if manifest.training.command is not None:
+        return 1
+    return need.processes or (1 if manifest.training.launcher == "python" else max(gpus, 1))
 
 
 def explain(board: Board, need: Need, kept: Collection[str] = ()) -> Waiting:

@@ -29,6 +29,25 @@ def nodes_of(job_id: str, attempt: int) -> sa.Select[Any]:
     )
 
 
+def refusals_of(c: Connection, job_id: str, attempts: Sequence[RowMapping]) -> dict[str, str]:
+    """The executors that would not have this job, by the policy of their owners, and their words."""
+    numbers = [row["number"] for row in attempts if row["code"] == "policy_refused"]
+    if not numbers:
+        return {}
+    n, o, e = s.nodes, s.orders, s.executors
+    said = (
+        sa.select(n.c.executor_id, n.c.reason, e.c.name)
+        .join(e, e.c.id == n.c.executor_id)
+        .where(n.c.job_id == job_id, n.c.attempt.in_(numbers))
+        .where(n.c.outcome.is_not(None), n.c.code == "policy_refused")
+    )
+    answered = sa.select(o.c.executor_id, o.c.refused).where(
+        o.c.job_id == job_id, o.c.attempt.in_(numbers), o.c.kind == "run", o.c.refused != ""
+    )
+    words = {row.executor_id: row.refused for row in c.execute(answered)}
+    return words | {row.executor_id: row.reason.removeprefix(f"{row.name}: ") for row in c.execute(said)}
+
+
 def company_of(c: Connection, job: RowMapping) -> Company:
     """The jobs of its matrix and its group that a job has to mind, oldest first."""
     placed, failed = _matrix_of(c, job) if job["matrix"] else ([], "")
@@ -70,12 +89,13 @@ def _called(row: Any) -> str:
     return f"job {row.id[:8]}" + (f" ({cell_name(row.cell)})" if row.cell else "")
 
 
-def job_facts(
+def job_facts(  # noqa: PLR0917 - the rows it is made of
     job: RowMapping,
     attempts: Sequence[RowMapping],
     nodes: Sequence[RowMapping],
     orders: Sequence[RowMapping],
     company: Company,
+    refused: dict[str, str],
 ) -> JobFacts:
     by_rank: dict[int, list[RowMapping]] = defaultdict(list)
     for order in orders:
@@ -109,6 +129,7 @@ def job_facts(
         result=result,
         queued=job["queued"],
         company=company,
+        refused=refused,
     )
 
 

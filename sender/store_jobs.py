@@ -15,7 +15,7 @@ from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 from trainforge.sender.facts import JobFacts, Result
 from trainforge.sender.planner import Placement, Plan
-from trainforge.sender.store_facts import attempts_of, company_of, job_facts, nodes_of
+from trainforge.sender.store_facts import attempts_of, company_of, job_facts, nodes_of, refusals_of
 
 LIVE = ("offered", "accepted", "running")
 
@@ -50,8 +50,8 @@ class JobStore(Database):
                 t = s.orders
                 mine = sa.select(t).where(t.c.job_id == job_id, t.c.attempt == newest["number"])
                 orders = c.execute(mine).mappings().all()
-            company = company_of(c, job)
-        return job_facts(job, attempts, nodes, orders, company), job
+            company, refused = company_of(c, job), refusals_of(c, job_id, attempts)
+        return job_facts(job, attempts, nodes, orders, company, refused), job
 
     # --- writing ----------------------------------------------------------------------------------------
 

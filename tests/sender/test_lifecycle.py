@@ -114,6 +114,17 @@ def test_an_executor_saying_published_only_makes_the_sender_look() -> None:
     assert steps(facts) == [life.LookAtRemote(COMMIT)]
 
 
+def test_a_refusal_is_planned_anew_and_is_no_try() -> None:
+    refused = node(1, ended=Ended(code="policy_refused", reason="box1: its owner rejected it"))
+    (stop,) = steps(job(node(0), refused))
+    assert isinstance(stop, life.Give) and stop.rank == 0
+    over = job(node(0, ended=Ended(code="peer_failed")), refused)
+    *forgets, closed, again = steps(over)
+    assert len(forgets) == 2
+    assert closed == life.MarkAttempt("superseded", "policy_refused", "box1: its owner rejected it")
+    assert again == life.SetState("dispatching")
+
+
 def test_an_end_that_is_decided_cannot_be_stopped() -> None:
     facts = job(node(ended=ENDED), ending="completed", stop=Stop("stopped", ""))
     (step,) = steps(facts)

@@ -77,3 +77,26 @@ def test_a_machine_out_of_its_hours_says_when_it_comes(core: Core, tmp_path: Pat
     core.executor("alpha", available="Mon-Fri 18:00-08:00")
     job = core.push_job(tmp_path)
     waits(core, job, "available from Mon 18:00")
+
+
+def test_a_job_that_an_owner_refuses_goes_elsewhere_and_fails_once_all_have_refused(
+    core: Core, tmp_path: Path
+) -> None:
+    alpha, beta = core.executor("alpha"), core.executor("beta")
+    job = core.push_job(tmp_path)
+    node = alpha.take("run").node
+    beta.heartbeat(draining=True)
+    alpha.journal(node, ("ended", {"code": "policy_refused", "reason": "alpha: its owner rejected it"}))
+    told = waits(core, job, "refused this job: its owner rejected it")
+    assert told["beta"] == "offline"
+    assert alpha.take("forget").node == node
+    beta.heartbeat(draining=False)
+    second = beta.take("run").node
+    assert second.attempt == 2
+    facts, _ = core.sender.store.facts(job)
+    assert facts.tried == 0  # a refusal is no try
+    beta.journal(second, ("ended", {"code": "policy_refused", "reason": "beta: no"}))
+    row = core.wait_state(job, "failed")
+    assert row["code"] == "policy_refused"
+    assert "alpha refused this job: its owner rejected it" in row["reason"]
+    assert "beta refused this job: no" in row["reason"]
