@@ -28,6 +28,7 @@ from trainforge.config.errors import (
     TrainForgeError,
     Unreachable,
 )
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential, Heartbeat, NodeKey, StopOrder
 from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
@@ -126,6 +127,7 @@ class Agent:
 
     def start(self) -> None:
         self.book.tidy()
+        failpoint("27.executor.adopt")
         for key in self.book.known():
             self._ordered(key)
         if self.settings.connection == "push":
@@ -214,6 +216,7 @@ class Agent:
         )
         if self.book.accept(order, room=self.room) and isinstance(order.body, StopOrder):
             log.info("%s: to be stopped: %s", told(order.node), order.body.reason or order.body.code)
+        failpoint("17.executor.order_stored")
         return order.id
 
     def node(self, key: NodeKey) -> Node | None:
@@ -253,6 +256,7 @@ class Agent:
             self._heartbeat()  # draining now: the sender need not wait to see that nobody is here
 
     def _heartbeat(self) -> None:
+        failpoint("22.executor.heartbeat")
         settings = self.settings
         reply = self.link.heartbeat(
             Heartbeat(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from trainforge.config.errors import NodeFailed, TooLarge, Unreachable
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential, RunOrder
 from trainforge.executor.commands import Setup
 from trainforge.hooks import git
@@ -50,6 +51,7 @@ def fetch(
             waiting(f"waiting for the repository: {error.message}"[:2000])
             _pause(setup, pause, error.message)
         except git.GitNotFound as error:
+            failpoint("12.executor.commit_gone")
             raise NodeFailed(error.message, hint=error.hint, code="no_such_commit") from error
         except (git.GitError, git.AddressRefused) as error:
             raise NodeFailed(error.message, hint=error.hint, code="checkout_failed") from error
@@ -59,6 +61,7 @@ def fetch(
 
 def _fetch_once(mirror: Path, order: RunOrder, credential: Credential, *, allow_file: bool) -> None:
     git.init_bare(mirror)
+    failpoint("24.executor.fetch")
     if git.has_commit(mirror, order.commit):
         return
     ref = order.ref if order.ref.startswith("refs/") else ""
@@ -104,4 +107,5 @@ def read_manifest(mirror: Path, order: RunOrder) -> bytes:
 def work_tree(mirror: Path, order: RunOrder, destination: Path) -> None:
     """The private work tree, unless it is there from before; it appears whole or not at all."""
     if not destination.exists():
+        failpoint("39.executor.disk")
         git.checkout(mirror, order.commit, destination)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
+from trainforge.config.failpoints import failpoint
 from trainforge.config.result import Artifact
 
 MAX_FILES = 10_000
@@ -78,6 +79,7 @@ class Keeper:
         except OSError as error:
             self.result.warn(relative, f"it cannot be opened ({error.strerror})")
             return
+        failpoint("30.executor.pack")
         with os.fdopen(source, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

@@ -25,6 +25,7 @@ from pathlib import Path
 import uv
 
 from trainforge.config.errors import NodeFailed
+from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.executor.commands import Setup
 from trainforge.executor.launch import base_environment
@@ -218,6 +219,7 @@ def _build(home: Path, recipe: Recipe, setup: Setup) -> None:
             setup.run(argv, cwd=recipe.cwd, env=recipe.env, code="environment_failed")
         if not _runs(aside):
             raise NodeFailed("the new environment's Python does not start", code="environment_failed")
+        failpoint("25.executor.environment")
         (aside / READY).write_text(json.dumps({"python": recipe.python, "key": home.name}))
         aside.rename(home)
     finally:

@@ -106,6 +106,7 @@ class Node(threading.Thread):
 
     def abandon(self) -> None:
         """The sender no longer counts this node as ours: end it and remove it."""
+        failpoint("23.executor.given_up")
         self._abandoned = True
         self.stop("superseded", "the sender gave this node to another executor")
 
@@ -254,8 +255,9 @@ class Node(threading.Thread):
         manifest = prepared.manifest
         if not self.supervised.begun:
             self._launch(prepared, meeting)
-        failpoint("executor.launch")
+        failpoint("26.executor.launch")
         self.supervised.start()
+        failpoint("26.executor.training")
         if self.journal.find("started") is None:
             self._phase("training")
             spec = self.supervised.spec()

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainforge.config.errors import Conflict, Unreachable
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import FencingToken, NodeKey, Order, RunOrder
 from trainforge.executor.supervisor import write_atomically
 
@@ -56,6 +57,7 @@ class OrderBook:
             self._check_incarnation(order.token)
             known = self.read(order.node)
             if any(old.id == order.id for old in known):
+                failpoint("18.executor.order_known")
                 return False
             if known and _number(order.token) < _number(known[-1].token):
                 raise Conflict(f"order {order.id} has an older fencing token than node {order.node}")
@@ -74,6 +76,7 @@ class OrderBook:
         if newer:
             raise Conflict(f"attempt {newer[0].attempt} of this job has already begun here")
         if not room(order.node):
+            failpoint("19.executor.no_room")
             raise Unreachable("this executor has no room for another node now", code="busy")
 
     def _check_incarnation(self, token: FencingToken) -> None:

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import (
     Finished,
+    GitCredential,
     NodeKey,
     NodePhase,
     Published,
@@ -34,7 +35,7 @@ from trainforge.executor import collect, environment
 from trainforge.executor.journal import Journal
 from trainforge.executor.services import Services
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
-from trainforge.hooks.results import write_result
+from trainforge.hooks.results import Read, write_result
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Publishing:
         over: Callable[[], bool],
     ) -> None:
         """Until the result is on the remote, or cannot get there, or is `over` because somebody else's is."""
+        failpoint("29.executor.gather")
         phase("collecting")
         gathered = gather(self.folder, self.manifest)
         phase("publishing")
@@ -119,6 +121,7 @@ class Publishing:
             else:
                 self.journal.append("published", published)
                 self.journal.sync()
+                failpoint("37.executor.published")
                 return
             pause = min(60.0, 2.0 ** min(number, 6)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
             if reason != said:
@@ -126,6 +129,7 @@ class Publishing:
             said = reason
             waiting = PublishWaiting(reason=reason[:2000], next_try=time.time() + pause)
             self.journal.append("publish_waiting", waiting)
+            failpoint("35.executor.remote_down")
             wait(pause)
             if over():
                 return
@@ -144,28 +148,36 @@ class Publishing:
         mirrors = self.services.data_dir / "results"
         mirrors.mkdir(parents=True, exist_ok=True)
         self._still_mine()
-        failpoint("executor.publish")
         written = write_result(
             mirrors / f"{hashlib.sha256(self.order.repository.url.encode()).hexdigest()[:32]}.git",
             self.order.repository.url,
             self.order.results_branch,
             folder,
             files,
-            lambda read: shared_files(record, read),
+            lambda read: self._shared(record, read),
             message=commit_message(record),
-            credential=self.services.credential(self.key),
+            credential=self._credential(),
             allow_file=self.services.allow_file,
             before_push=self._before_push,
         )
         if not written.already:
-            failpoint("executor.pushed")
+            failpoint("32.executor.pushed")
         return Published(
             branch=self.order.results_branch, path=folder, commit=written.commit, outcome=record.outcome
         )
 
+    def _shared(self, record: JobRecord, read: Read) -> Mapping[str, bytes]:
+        failpoint("31.executor.commit")
+        return shared_files(record, read)
+
+    def _credential(self) -> GitCredential | None:
+        """Made now, for this push: one of an hour ago may have expired."""
+        failpoint("36.executor.credential")
+        return self.services.credential(self.key)
+
     def _before_push(self) -> None:
         self._still_mine()
-        failpoint("executor.push")
+        failpoint("31.executor.push")
 
     def _still_mine(self) -> None:
         """A push is only for who holds the lease: past it another executor may be running the job."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import Ended, StopOrder
 from trainforge.executor import endings
 from trainforge.executor.follow import Follower
@@ -46,6 +47,7 @@ class Watch:
             self.follower.add_ranks(logs)
             moved = self.follower.step()
             if done is not None:
+                failpoint("28.executor.exited")
                 self.follower.drain()
                 return self._ended(done)
             self._obey()
@@ -56,6 +58,7 @@ class Watch:
     def _obey(self) -> None:
         stop = self.stopping()
         if stop is not None and self.stop is None:
+            failpoint("44.executor.stop")
             self.stop = stop
             self.supervised.stop(stop.grace_s)
 

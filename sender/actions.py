@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from trainforge.config.errors import TrainForgeError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import apply_overrides, parse_manifest
 from trainforge.config.views import ExecutorView, JobDetail, RepositoryView
 from trainforge.hooks.addresses import validate_url
@@ -33,6 +34,7 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
 async def stop(sender: Sender, job: str, reason: str) -> JobDetail:
     """Ask for a job's end. Raises Conflict when it has ended."""
     await in_thread(sender.store.request_stop, job, "stopped", reason, sender.now())
+    failpoint("45.sender.stop_stored")
     sender.wake(job)
     sender.bell.ring(job_key(job), JOBS)
     return await in_thread(sender.queries.job, job)

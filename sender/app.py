@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from trainforge import __version__
 from trainforge.config.errors import Forbidden, TrainForgeError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import SigningKey, digest_secret
 from trainforge.hooks.git_http import Access, GitHttpApp
@@ -197,6 +198,7 @@ def run_sender(settings: SenderSettings) -> None:
         contextlib.closing(serve.listen(settings.host, settings.port)) as listener,
     ):
         sender = open_sender(settings)
+        failpoint("02.sender.start")
         sender.local_url = serve.local_url(settings.host, listener.getsockname()[1])
         sender.base_url = settings.public_url.rstrip("/") or sender.local_url
         about = settings.data_dir / "sender.json"

@@ -17,6 +17,7 @@ from functools import partial
 import httpx2
 
 from trainforge.config.errors import NotTrusted, TrainForgeError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import Claim, ClaimReply, Order
 from trainforge.config.trust import sign_order, thumbprint, verify_request
 from trainforge.sender.context import Sender
@@ -174,6 +175,7 @@ async def prove(sender: Sender, client: httpx2.AsyncClient, member: Member) -> N
     Raises:
         NotTrusted: somebody else answers. httpx2.HTTPError: nobody does.
     """
+    failpoint("21.sender.prove")
     nonce = secrets.token_urlsafe(24)
     response = await client.post(f"{member.endpoint.rstrip('/')}/v1/prove", json={"nonce": nonce})
     response.raise_for_status()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainforge.config.errors import NotFound, TrainForgeError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import RESULTS_BRANCH
 from trainforge.config.matrix import cell_name
 from trainforge.config.messages import PREPARE, GitCredential
@@ -81,6 +82,7 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     Raises:
         TrainForgeError: the repository is unknown, or git cannot read it; noted at the repository.
     """
+    failpoint("01.sender.look")
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
     try:
@@ -121,6 +123,7 @@ def _handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: 
         if change.new is not None:
             handled[change.ref] = change.new
     if all(lines is None for lines in said):
+        failpoint("08.sender.nothing_new")
         return None
     return [line for lines in said for line in lines or ()]
 
@@ -140,6 +143,7 @@ def _handle_change(  # noqa: PLR0917
         sender.store.move_head(repo.id, change.ref, (change.old or "", change.new or ""), sender.now())
         return []
     if change.new is None:
+        failpoint("11.sender.branch_gone")
         reason = triggers.never_trigger(change, "", results)
         sender.store.record_push(NewEvent(**base, decision="ignored", reason=reason), [], sender.now())
         sender.bell.ring(EVENTS)
@@ -149,6 +153,7 @@ def _handle_change(  # noqa: PLR0917
             place.mirror, place.url, change.new,
             ref=change.ref, credential=place.credential, allow_file=place.local,
         )  # fmt: skip
+    failpoint("13.sender.diff")
     info, files = read_commit(place.mirror, change.new)
     decision = triggers.decide(
         change,
@@ -166,7 +171,11 @@ def _handle_change(  # noqa: PLR0917
         for job in new_jobs(repo, info, by_path[path], ref=change.ref, source=source)
     ]
     event = NewEvent(**base, decision="job" if jobs else "ignored", reason=decision.reason)
+    if any(job.problems for job in jobs):
+        failpoint("15.sender.manifest_refused")
+    failpoint("09.sender.change")
     made = sender.store.record_push(event, jobs, sender.now())
+    failpoint("06.sender.push_stored")
     announce(sender, jobs if made is not None else [])
     if made is None:
         return None

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trainforge.config.errors import MessageInvalid
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import (
     Claim,
     GitCredential,
@@ -107,6 +108,7 @@ async def journal(request: Request) -> Response:
     batch = _parse(JournalBatch, body)
     ttl = sender.settings.lease_ttl
     stored = await asyncio.to_thread(sender.store.append_journal, member.id, key, batch, sender.now(), ttl)
+    failpoint("50.sender.journal_stored")
     if stored.intake is not None:
         journals.announce(sender, key, stored.intake, first=batch.after == 0)
     return dump(JournalAck(acknowledged=stored.acknowledged))

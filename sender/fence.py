@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import FencingToken
 from trainforge.sender.store import Store
 
@@ -30,6 +31,7 @@ class Fence:
         return token
 
     def _recognise(self) -> int:
+        failpoint("42.sender.recognise")
         known = self._store.get_meta(_KEY)
         number = int(self._store.get_meta("fence_number") or 0)
         file = self._read()

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from trainforge.config.errors import SettingsError
+from trainforge.config.failpoints import failpoint
 
 FOLDER = Path(__file__).resolve().parent / "migrations"
 HEAD = "0002"  # the newest step; a test compares it with the folder
@@ -38,6 +39,7 @@ def migrate(engine: Engine) -> None:
                 f"the database is at schema {at}, this program knows {HEAD}", hint="upgrade this sender"
             )
         _upgrade(connection)
+        failpoint("51.sender.migrate")
 
 
 def _upgrade(connection: Connection) -> None:

@@ -141,7 +141,7 @@ def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
     row = sender.store.job(job)
     place = place_of(sender, sender.store.repository(row["repository_id"]))
     record = record_of(sender, job)
-    failpoint("sender.push")
+    failpoint("31.sender.push")
     written = write_result(
         results_mirror(sender, place),
         place.url,
@@ -157,7 +157,7 @@ def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
         found = look(sender, job)
         if found is not None:
             return found
-    failpoint("sender.pushed")
+    failpoint("32.sender.pushed")
     return Result(record.outcome, written.commit, record.code, record.reason), []
 
 
@@ -167,6 +167,7 @@ def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None
     Raises:
         TrainForgeError: the remote cannot be read, or the result there is not one.
     """
+    failpoint("38.sender.look_at_result")
     row = sender.store.job(job)
     place = place_of(sender, sender.store.repository(row["repository_id"]))
     if place.builtin:

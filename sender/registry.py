@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trainforge.config.errors import Forbidden, NotFound, NotTrusted
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import Heartbeat, HeartbeatReply, JoinReply, JoinRequest
 from trainforge.config.trust import (
     LEEWAY_S,
@@ -95,6 +96,8 @@ def authenticate(sender: Sender, *, authorization: str, method: str, path: str, 
 
 def heartbeat(sender: Sender, member: Member, beat: Heartbeat) -> HeartbeatReply:
     ttl = sender.settings.lease_ttl
+    if beat.endpoint and beat.endpoint != member.endpoint:
+        failpoint("20.sender.endpoint_moved")
     unknown, changed = sender.store.heartbeat(member.id, beat, sender.now(), ttl)
     if changed:
         sender.bell.ring(EXECUTORS)
@@ -112,6 +115,7 @@ def remove_executor(sender: Sender, executor: str) -> None:
         raise NotFound(
             f"no executor {executor} is known here", hint="`trainforge executor status` lists them"
         )
+    failpoint("46.sender.revoked")
     _changed(sender)
 
 

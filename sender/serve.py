@@ -20,6 +20,7 @@ import uvicorn
 from pydantic import SecretStr
 
 from trainforge.config.errors import Conflict, SettingsError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.settings import ClientSettings, load_client, save_client
 from trainforge.sender.context import Sender
 
@@ -42,6 +43,7 @@ class Server(uvicorn.Server):
             self._listening()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        failpoint("52.sender.shutdown")
         self._sender.bell.close()
         await super().shutdown(sockets)
 

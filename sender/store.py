@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from trainforge.config.errors import SettingsError
+from trainforge.config.failpoints import failpoint
 from trainforge.sender.database import database_url
 from trainforge.sender.migrate import migrate
 from trainforge.sender.store_audit import AuditStore
@@ -48,6 +49,7 @@ class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, JournalStor
 
     def check(self) -> None:
         """Refuse a damaged SQLite file before anything is built upon it."""
+        failpoint("41.sender.check")
         with self.read() as c:
             verdict = c.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if verdict != "ok":

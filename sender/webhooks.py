@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from trainforge.config.errors import NotFound
+from trainforge.config.failpoints import failpoint
 from trainforge.hooks import github, scripts
 from trainforge.sender import actions
 from trainforge.sender.context import Sender
@@ -40,10 +41,12 @@ async def on_github(request: Request) -> Response:
     github.verify_signature(sender.settings.webhook_secrets, body, request.headers.get("x-hub-signature-256"))
     delivery = request.headers.get("x-github-delivery", "")
     hint = github.parse_push(request.headers.get("x-github-event", ""), delivery, body)
+    failpoint("03.sender.webhook")
     if hint is None:
         return JSONResponse({"status": "ignored", "reason": "not a push"}, 202)
     repository = await asyncio.to_thread(_known, sender, hint.repository_ids)
     if not await asyncio.to_thread(sender.store.first_delivery, "github", delivery, sender.now()):
+        failpoint("07.sender.delivery_known")
         return JSONResponse({"status": "known", "reason": "this delivery has been here before"}, 202)
     if repository is None:
         refused = NewEvent(
@@ -52,8 +55,14 @@ async def on_github(request: Request) -> Response:
         )  # fmt: skip
         await asyncio.to_thread(sender.store.record_event, refused, sender.now())
         return JSONResponse({"status": "ignored", "reason": "this repository is not watched here"}, 202)
-    sender.spawn(actions.look(sender, repository.id, "webhook"))
+    failpoint("04.sender.delivery_noted")
+    sender.spawn(_look_after_answer(sender, repository.id))
     return JSONResponse({"status": "accepted"}, 202)
+
+
+async def _look_after_answer(sender: Sender, repository: str) -> None:
+    failpoint("05.sender.delivery_answered")
+    await actions.look(sender, repository, "webhook")
 
 
 async def on_git_hook(request: Request) -> Response:

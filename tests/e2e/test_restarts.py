@@ -71,7 +71,7 @@ def test_both_die_while_training_goes_on(fleet: Fleet) -> None:
     _assert_one_good_result(fleet, job)
 
 
-@pytest.mark.parametrize("moment", ["executor.push", "executor.pushed"])
+@pytest.mark.parametrize("moment", ["31.executor.push", "32.executor.pushed"])
 def test_the_executor_dies_around_its_push_of_the_result(fleet: Fleet, moment: str) -> None:
     fleet.start_sender()
     fleet.add_executor("alpha", failpoint=f"{moment}:kill")

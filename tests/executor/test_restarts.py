@@ -69,7 +69,7 @@ def test_no_line_is_lost_or_double_over_many_kills(
     assert [data["values"] for data in node.data("metric")] == [{"done": 1}]
 
 
-@pytest.mark.parametrize("point", ["executor.launch", "executor.publish", "executor.push", "executor.pushed"])
+@pytest.mark.parametrize("point", ["26.executor.launch", "29.executor.gather", "31.executor.push", "32.executor.pushed"])
 def test_killed_at_a_point_there_is_one_result(
     double: SenderDouble, tmp_path: Path, start: Start, point: str
 ) -> None:
