@@ -32,6 +32,7 @@ from trainforge.config.manifest_types import (
     PythonVersion,
     RelativePath,
     RetryCode,
+    SecretName,
     Sha256,
     Size,
     Text,
@@ -374,7 +375,7 @@ class Manifest(Section):
     artifacts: Annotated[Artifacts, now("Which files are kept.")] = Artifacts()
     results: Annotated[Results, now("Where results go.")] = Results()
     secrets: Annotated[
-        list[EnvName], later("Names of secrets that the training sees as variables.", ["HF_TOKEN"])
+        list[SecretName], later("Names of secrets that the training sees as variables.", ["HF_TOKEN"])
     ] = []
     notify: Annotated[list[Notify], later("Whom to tell of a job's end.", [{"to": "team@example.org"}])] = []
     priority: Annotated[

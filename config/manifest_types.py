@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 from trainforge.config.cron import parse_cron
 from trainforge.config.document import plain, spelling
 from trainforge.config.templates import tight
+from trainforge.config.variable_names import env_fault, secret_fault
 
 MAX_NODES = 1024
 MAX_GPUS = 64
@@ -33,11 +34,6 @@ _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SIZE_PATTERN = r"^\d+(\.\d+)?\s*([KMGTP]i?B?|B)?$"
 _DURATION_PATTERN = r"^(\d+d)?(\d+h)?(\d+m)?(\d+(\.\d+)?s)?$"
 _CRON_HINT = 'try "0 3 * * 1"'
-_FORBIDDEN_ENV = re.compile(r"^(LD_|DYLD_|GIT_|TRAINFORGE_)")
-# torch's own description of the gang; the launcher sets these.
-_LAUNCHER_ENV = frozenset(
-    {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
-)
 
 
 def expected(what: str, hint: str = "") -> PydanticCustomError:
@@ -174,16 +170,6 @@ def _pattern_fault(value: str) -> str | None:
     return None
 
 
-def _env_fault(value: str) -> str | None:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
-        return "letters, digits and _ make a variable's name"
-    if _FORBIDDEN_ENV.match(value):
-        return "LD_*, DYLD_*, GIT_* and TRAINFORGE_* are not the job's to set"
-    if value in _LAUNCHER_ENV:
-        return "the launcher sets this one itself"
-    return None
-
-
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)]
 Texts = Annotated[list[Text], BeforeValidator(_texts, json_schema_input_type=str | list[str | float])]
 Arguments = Annotated[list[Text], BeforeValidator(_arguments, json_schema_input_type=str | list[str | float])]
@@ -218,7 +204,8 @@ CheckpointStore = Annotated[str, _checked(_store_fault, "an absolute path or a U
 ConfigFile = Annotated[str, _checked(_config_fault, "a JSON or YAML file inside the repository")]
 DataUrl = Annotated[str, _checked(_url_fault, "a URL")]
 Pattern = Annotated[str, _checked(_pattern_fault, "a regular expression")]
-EnvName = Annotated[str, _checked(_env_fault, "a variable's name")]
+EnvName = Annotated[str, _checked(env_fault, "a variable's name")]
+SecretName = Annotated[str, _checked(secret_fault, "a secret's name")]
 
 
 # --- quantities ---------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ WORDS = {
     "Plain": "any value",
     "PythonVersion": "Python version",
     "RelativePath": "path",
+    "SecretName": "secret name",
     "Sha256": "SHA-256",
     "Size": "size",
     "Text": "text",
