@@ -85,7 +85,11 @@ class Training(Section):
     ] = None
     launcher: Annotated[
         Literal["accelerate", "torchrun", "python", "none"],
-        now("What starts the processes. A command has none; `python` starts one process.", "torchrun"),
+        now(
+            "What starts the processes. `python`: TrainForge itself, one on each machine unless "
+            "processes_per_node says more, each with torch's variables. A command starts its own.",
+            "torchrun",
+        ),
     ] = "accelerate"
     env: Annotated[
         dict[EnvName, Text], now("Environment variables of the training.", {"OMP_NUM_THREADS": "4"})
@@ -375,7 +379,7 @@ class Manifest(Section):
     artifacts: Annotated[Artifacts, now("Which files are kept.")] = Artifacts()
     results: Annotated[Results, now("Where results go.")] = Results()
     secrets: Annotated[
-        list[SecretName], later("Names of secrets that the training sees as variables.", ["HF_TOKEN"])
+        list[SecretName], now("Names of secrets that the training sees as variables.", ["HF_TOKEN"])
     ] = []
     notify: Annotated[list[Notify], later("Whom to tell of a job's end.", [{"to": "team@example.org"}])] = []
     priority: Annotated[

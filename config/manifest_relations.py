@@ -17,7 +17,6 @@ from trainforge.config.manifest_models import (
     Environment,
     Gate,
     Metrics,
-    Resources,
     Results,
     Section,
     Strategy,
@@ -71,8 +70,6 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
         yield from _installation(training)
         yield from _secrets(training, sections.raw.get("secrets"))
         yield from _named_parameters(training, sections.raw.get("strategy"))
-        for resources in sections.read("resources", Resources):
-            yield from _launcher(training, resources)
     for environment in sections.read("environment", Environment):
         yield from _container(environment)
     for metrics in sections.read("metrics", Metrics):
@@ -141,26 +138,6 @@ def _installation(training: Training) -> Iterator[Fault]:
         about = (("training", "requirements"), ("training", "lockfile"))
         message = "training.lockfile: training.requirements says already what to install"
         yield Fault(("training", "lockfile"), message, "keep one of the two", about)
-
-
-def _launcher(training: Training, resources: Resources) -> Iterator[Fault]:
-    if training.launcher != "python" or training.command is not None:
-        return
-    about: tuple[Location, ...] = (
-        ("training", "launcher"),
-        ("resources", "nodes"),
-        ("resources", "processes_per_node"),
-    )
-    hint = "try launcher: accelerate"
-    if resources.nodes.max > 1:
-        message = f"training.launcher: python starts one process, but resources.nodes is {resources.nodes}"
-        yield Fault(("training", "launcher"), message, hint, about)
-    if (resources.processes_per_node or 1) > 1:
-        wanted = resources.processes_per_node
-        message = (
-            f"training.launcher: python starts one process, but resources.processes_per_node is {wanted}"
-        )
-        yield Fault(("training", "launcher"), message, hint, about)
 
 
 def _secrets(training: Training, secrets: Any) -> Iterator[Fault]:

@@ -63,6 +63,16 @@ class Barrier:
         interface = rendezvous.interface_of(source or rendezvous.source_for(address))
         return Meeting(address, order.master_port, interface, order.resume)
 
+    @staticmethod
+    def alone(port: int) -> Meeting:
+        """Where several processes of this machine meet that no launcher brings together."""
+        try:
+            return Meeting("127.0.0.1", rendezvous.alone(port), "lo")
+        except OSError as error:
+            raise NodeFailed(
+                f"port {port} cannot be opened: {error.strerror}", code="rendezvous_unreachable"
+            ) from error
+
     def close(self) -> None:
         if self._listener:
             self._listener.close()

@@ -75,6 +75,7 @@ class Launch:
     processes: int  # on this node
     world_size: int
     env: dict[str, str] = field(repr=False)
+    starts: tuple[Mapping[str, str], ...] = ({},)  # `argv` is started once for each, with these variables too
 
 
 def plan_launch(plan: Plan) -> Launch:
@@ -90,10 +91,9 @@ def plan_launch(plan: Plan) -> Launch:
     else:
         argv = [*_accelerate(plan, world), *rank_argv]
     env = environment(plan, world=world, local=local)
-    if not launched and plan.order.nodes > 1:
-        env |= {"RANK": str(plan.node.rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(world)}
-        env |= {"GROUP_RANK": str(plan.node.rank), "LOCAL_WORLD_SIZE": "1"}
-    return Launch(argv, command(plan), plan.folders.work / training.working_dir, local, world, env)
+    starts = ({},) if launched or world == 1 else tuple(_place(plan, local, each) for each in range(local))
+    cwd = plan.folders.work / training.working_dir
+    return Launch(argv, command(plan), cwd, local, world, env, starts)
 
 
 def has_launcher(manifest: Manifest) -> bool:
@@ -102,7 +102,15 @@ def has_launcher(manifest: Manifest) -> bool:
 
 def processes(manifest: Manifest, order: RunOrder) -> int:
     """How many are started on each node."""
-    return order.processes_per_node if has_launcher(manifest) else 1
+    return 1 if manifest.training.command is not None else order.processes_per_node
+
+
+def _place(plan: Plan, local: int, number: int) -> dict[str, str]:
+    """What a launcher would tell a process of its place, with torch's names."""
+    rank, nodes = plan.node.rank, plan.order.nodes
+    place = {"RANK": rank * local + number, "LOCAL_RANK": number, "WORLD_SIZE": nodes * local}
+    place |= {"NODE_RANK": rank, "GROUP_RANK": rank, "LOCAL_WORLD_SIZE": local}
+    return {name: str(value) for name, value in place.items()}
 
 
 def command(plan: Plan) -> list[str]:

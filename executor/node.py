@@ -308,7 +308,9 @@ class Node(threading.Thread):
 
     def _launch(self, prepared: Prepared, meeting: launch.Meeting | None) -> None:
         manifest, order = prepared.manifest, self.order
-        resume = meeting.resume if meeting else next(iter(self._resumable(manifest)), "")
+        if meeting is None and not launch.has_launcher(manifest) and launch.processes(manifest, order) > 1:
+            meeting = self.barrier.alone(manifest.distributed.port or 0)
+        resume = meeting.resume if meeting and order.nodes > 1 else next(iter(self._resumable(manifest)), "")
         if resume:
             self.journal.append("note", Note(text=f"goes on from checkpoint {resume} (attempt/name)"))
         folders = self._folders(manifest, prepared.data, resume)

@@ -82,6 +82,12 @@ def interface_of(address: str) -> str:
     return ""
 
 
+def alone(port: int) -> int:
+    """The port at which processes of this machine alone meet; 0 takes one that is free now."""
+    with socket.create_server(("127.0.0.1", port)) as server:
+        return int(server.getsockname()[1])
+
+
 def source_for(address: str) -> str:
     """This machine's own address on the way to another; nothing is sent."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

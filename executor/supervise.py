@@ -57,7 +57,7 @@ class Supervised:
         (self.run / "command").write_bytes(command)
         env = {**launch.env, MARK: secrets.token_hex(16)}
         spec = {
-            "commands": [{"argv": launch.argv, "env": env}],
+            "commands": [{"argv": launch.argv, "env": {**env, **place}} for place in launch.starts],
             "cwd": str(launch.cwd),
             "timeout_s": timeout_s,
             "grace_s": grace_s,

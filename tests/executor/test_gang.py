@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from support.executors import Project, ended, forgotten, joined, running, story
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
@@ -122,3 +124,61 @@ def test_an_unreachable_first_node_is_named(double: SenderDouble, tmp_path: Path
         said = states[1].last("reached")
         assert said["reached"] == {}
         assert "port 1" in said["failures"]["127.0.0.1"]
+
+
+PLAIN = """\
+project: {name: test}
+training: {script: train.py, launcher: python}
+resources: {processes_per_node: 2}
+"""
+# No torch: every process reports to the first one over the address and port that it was given.
+MEET = """\
+import json, os, socket, time
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+place = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+me = [rank] + [int(os.environ[name]) for name in ("LOCAL_RANK", "NODE_RANK", "TRAINFORGE_NODE_RANK")]
+if rank == 0:
+    with socket.create_server(("", place[1])) as server:
+        server.settimeout(60)
+        seen = [me] + [json.loads(server.accept()[0].makefile().readline()) for _ in range(world - 1)]
+    print("met", sorted(seen), "at", place[0])
+else:
+    for _ in range(600):
+        try:
+            with socket.create_connection(place, 1) as connection:
+                connection.sendall(json.dumps(me).encode() + b"\\n")
+            break
+        except OSError:
+            time.sleep(0.1)
+    else:
+        raise SystemExit(f"nobody at {place}")
+"""
+GLOO = """\
+import os, torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+sum_of_ranks = torch.tensor([dist.get_rank()])
+dist.all_reduce(sum_of_ranks)
+print("sum", sum_of_ranks.item(), "in a world of", dist.get_world_size())
+dist.destroy_process_group()
+"""
+
+
+def test_plain_processes_on_two_nodes_meet_by_themselves(double: SenderDouble, tmp_path: Path) -> None:
+    first, second = run_gang(double, tmp_path, 2, 2, {"trainforge.yaml": PLAIN, "train.py": MEET})
+    assert first.last("ended")["code"] == "", story(first)
+    assert second.last("ended")["code"] == "", story(second)
+    assert second.last("ended")["world_size"] == 4
+    assert "met [[0, 0, 0, 0], [1, 1, 0, 0], [2, 0, 1, 1], [3, 1, 1, 1]] at " in first.text(0)
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_plain_processes_make_their_own_process_group(
+    double: SenderDouble, tmp_path: Path, nodes: int
+) -> None:
+    processes = 2 // nodes
+    files = {"trainforge.yaml": PLAIN.replace("2", str(processes)), "train.py": GLOO}
+    states = run_gang(double, tmp_path, nodes, processes, files)
+    assert [state.last("ended")["code"] for state in states] == [""] * nodes, [*map(story, states)]
+    assert "sum 1 in a world of 2" in states[0].text(0)

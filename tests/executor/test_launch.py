@@ -89,7 +89,7 @@ def test_a_command_is_one_process_that_knows_its_place() -> None:
     done = planned("command: make train", nodes=2, processes_per_node=4, rank=1, meeting=MEETING)
     assert done.command == ["/bin/sh", "-c", "make train"]
     assert (done.processes, done.world_size) == (1, 2)
-    assert (done.env["RANK"], done.env["WORLD_SIZE"]) == ("1", "2")
+    assert (done.starts[0]["RANK"], done.starts[0]["WORLD_SIZE"]) == ("1", "2")
 
 
 def test_modules_threads_seed_and_own_variables() -> None:
@@ -198,3 +198,16 @@ def test_a_personal_accelerate_config_decides_nothing() -> None:
         "--mixed_precision",
         "--gpu_ids",
     } <= options
+
+
+def test_plain_processes_are_told_their_places() -> None:
+    done = planned(
+        "script: train.py, launcher: python", nodes=2, processes_per_node=2, rank=1, meeting=MEETING
+    )
+    assert done.argv == [*RANK, "1"]
+    assert (done.processes, done.world_size) == (2, 4)
+    assert [each["RANK"] for each in done.starts] == ["2", "3"]
+    assert [each["LOCAL_RANK"] for each in done.starts] == ["0", "1"]
+    assert {each["WORLD_SIZE"] + each["NODE_RANK"] for each in done.starts} == {"41"}
+    assert (done.env["MASTER_ADDR"], done.env["MASTER_PORT"]) == ("10.0.0.1", "4242")
+    assert planned("script: train.py, launcher: python").starts == ({},)
