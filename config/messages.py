@@ -36,6 +36,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from trainforge.config.availability import Available
+from trainforge.config.policy import Policy
 
 JOB_ID_LENGTH = 26
 JobId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{26}$")]
@@ -118,6 +119,8 @@ class Capabilities(Message):
     max_jobs: int = Field(default=1, ge=1)
     available: Available = ""  # when it takes jobs, in its own time; empty is always
     utc_offset: float = Field(default=0.0, ge=-86_400, le=86_400)  # seconds that its time is ahead of UTC
+    policy: Policy | None = None  # what its owner lets jobs do there
+    closed: Text = ""  # why it takes no new jobs at the moment, such as a disk that is low
 
 
 class Load(Message):
@@ -126,6 +129,7 @@ class Load(Message):
     disk_free_bytes: int = 0
     gpu_percent: list[float] = []
     gpu_memory_bytes: list[int] = []
+    gpu_others_bytes: list[int] = []  # the same, but 0 where a job of this executor has the GPU
 
 
 # --- orders: sender -> executor, signed ---------------------------------------------------------------
@@ -348,10 +352,13 @@ class JoinRequest(Message):
 
 
 class JoinReply(Message):
+    """`pending`: it gets no work until a person has compared its fingerprint and approved it."""
+
     executor: ExecutorId
     sender: str
     sender_key: dict[str, str]
     lease_ttl: float
+    pending: bool = False
 
 
 class Endpoint(Message):
@@ -376,13 +383,35 @@ class Heartbeat(Message):
     endpoint: str = ""
     endpoint_seq: int = 0
     draining: bool = False  # it is being shut down; its last words, unless jobs are stopped first
+    sender_key: str = ""  # the id of the newest key of the sender that it trusts
 
 
 class HeartbeatReply(Message):
-    """`unknown` are nodes the sender no longer counts as this executor's: stop and forget them."""
+    """`unknown` are nodes the sender no longer counts as this executor's: stop and forget them.
+
+    `sender_key` is the id of the sender's key. Where it is not the one that the executor knows,
+    `introduction` is it, signed by the one before; without one it must join again.
+    """
 
     unknown: list[NodeKey] = []
     lease_ttl: float
+    notices: list[str] = []  # what the machine's owner should be told
+    pending: bool = False
+    sender_key: str = ""
+    introduction: str = ""
+
+
+class KeyChange(Message):
+    """An executor's next key, in a request signed by the old one; `proof` is the new one's own word."""
+
+    public_key: dict[str, str]
+    proof: str
+
+
+class KeyChanged(Message):
+    """The old key is good until then, too."""
+
+    until: float
 
 
 class Left(Message):
@@ -397,10 +426,25 @@ class Claim(Message):
     challenge: Annotated[str, StringConstraints(min_length=22, max_length=64)]
     wait_s: float = Field(default=20.0, ge=0, le=30)
     accepted: list[str] = Field(default=[], max_length=1000)
+    refused: dict[str, Text] = Field(default={}, max_length=1000)  # orders that it will not take, and why
 
 
 class ClaimReply(Message):
     orders: list[str] = []  # compact JWS, each bound to the claim's challenge
+
+
+class SecretsAsk(Message):
+    """The values of secrets that the node's manifest names, sealed to a key made for this request."""
+
+    token: FencingToken
+    names: Annotated[list[Annotated[str, StringConstraints(max_length=128)]], Field(max_length=100)]
+    key: dict[str, str]  # public X25519 JWK
+
+
+class SealedSecrets(Message):
+    """Opens with `sealing.SealingKey.open` to a JWS of the sender (`trust.verify`) with their values."""
+
+    sealed: str
 
 
 class GitCredential(Message):

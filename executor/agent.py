@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from trainforge.config import disk
 from trainforge.config.errors import (
     Conflict,
     Forbidden,
@@ -196,6 +197,9 @@ class Agent:
                 self.nodes[key].start()
 
     def room(self, node: NodeKey) -> bool:
+        if why := disk.low(self.data_dir, self.settings.disk_low):
+            log.warning("%s is not taken: %s", told(node), why)
+            return False
         with self._lock:
             taken = sum(1 for key, other in self.nodes.items() if other.active and key != node)
         return taken < self.settings.max_jobs and not self.draining
@@ -257,12 +261,14 @@ class Agent:
 
     def _heartbeat(self) -> None:
         failpoint("22.executor.heartbeat")
-        settings = self.settings
+        settings, nodes = self.settings, list(self.nodes.values())
         reply = self.link.heartbeat(
             Heartbeat(
                 capabilities=own_capabilities(settings),
-                load=load(settings.data_dir),
-                nodes=[key for key, node in list(self.nodes.items()) if not node.forgotten],
+                load=load(
+                    settings.data_dir, {gpu for node in nodes if node.active for gpu in node.order.gpus}
+                ),
+                nodes=[node.key for node in nodes if not node.forgotten],
                 endpoint=self.door.url if self.door else "",
                 endpoint_seq=self.door.seq if self.door else 0,
                 draining=self.draining,

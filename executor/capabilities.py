@@ -9,12 +9,13 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import psutil
 import pynvml
 
+from trainforge.config import disk
 from trainforge.config.messages import Capabilities, Gpu, Load
 from trainforge.config.settings import ExecutorSettings
 
@@ -56,7 +57,9 @@ def own_capabilities(settings: ExecutorSettings) -> Capabilities:
     """What this machine has, as its settings offer it."""
     has = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs)
     offset = time.localtime().tm_gmtoff
-    return has.model_copy(update={"available": settings.available, "utc_offset": float(offset)})
+    closed = disk.low(settings.data_dir, settings.disk_low)
+    changes = {"available": settings.available, "utc_offset": float(offset), "closed": closed}
+    return has.model_copy(update=changes)
 
 
 def capabilities(
@@ -79,14 +82,16 @@ def capabilities(
     )
 
 
-def load(data_dir: Path) -> Load:
-    percent, memory = _gpu_load()
+def load(data_dir: Path, held: Collection[str] = ()) -> Load:
+    """What is in use now; `held` are the GPUs that jobs of this executor have."""
+    uuids, percent, memory = _gpu_load()
     return Load(
         cpu_percent=psutil.cpu_percent(),
         memory_bytes=int(psutil.virtual_memory().used),
         disk_free_bytes=int(psutil.disk_usage(str(data_dir)).free),
         gpu_percent=percent,
         gpu_memory_bytes=memory,
+        gpu_others_bytes=[0 if uuid in held else used for uuid, used in zip(uuids, memory, strict=True)],
     )
 
 
@@ -119,19 +124,22 @@ def gpus() -> list[Gpu]:
     return found
 
 
-def _gpu_load() -> tuple[list[float], list[int]]:
+def _gpu_load() -> tuple[list[str], list[float], list[int]]:
+    """Of each GPU its name, utilisation and memory in use."""
+    uuids: list[str] = []
     percent: list[float] = []
     memory: list[int] = []
     if not _nvml():
-        return percent, memory
+        return uuids, percent, memory
     for index in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuids.append(_text(pynvml.nvmlDeviceGetUUID(handle)))
         memory.append(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
         try:
             percent.append(float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
         except pynvml.NVMLError:  # a slice of a GPU has no utilisation of its own
             percent.append(0.0)
-    return percent, memory
+    return uuids, percent, memory
 
 
 def _text(value: str | bytes) -> str:

@@ -16,6 +16,7 @@ from trainforge.config.messages import Capabilities, Gpu
 
 ONE, NO_GPU = NodeRange(), GpuRequest()
 TOLERANCE = 0.97  # a "16 GB" machine or GPU reports a little less
+LITTLE, LITTLE_PART = 2**30, 0.1  # of a GPU, that other programs may use where a job names no size
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Machine:
     revoked: bool = False
     running: tuple[Running, ...] = ()
     cpu_percent: float = 0.0
+    others: Mapping[str, int] = field(default_factory=dict)  # bytes of its GPUs that other programs use
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Room:
         free = [
             gpu
             for gpu in self.machine.capabilities.gpus
-            if gpu.uuid not in taken and gpu.uuid not in besides and gpu_fits(gpu, ask)
+            if gpu.uuid not in taken and gpu.uuid not in besides and gpu_usable(gpu, ask, self.machine)
         ]
         return sorted(free, key=lambda gpu: (gpu.memory_bytes, gpu.uuid)) if len(free) > 1 else free
 
@@ -160,6 +162,8 @@ def _closed(machine: Machine, now: float) -> str:
     if machine.draining:
         return "draining: it takes no new jobs"
     has = machine.capabilities
+    if has.closed:
+        return has.closed
     return closed_words(has.available, now, has.utc_offset) if has.available else ""
 
 
@@ -208,6 +212,18 @@ def gpu_fits(gpu: Gpu, ask: GpuRequest) -> bool:
     if gpu.memory_bytes < ask.memory_min * TOLERANCE:
         return False
     return ask.memory_max is None or gpu.memory_bytes <= ask.memory_max
+
+
+def gpu_usable(gpu: Gpu, ask: GpuRequest, machine: Machine) -> bool:
+    """Whether the GPU fits, and programs that are no jobs leave enough of its memory."""
+    return gpu_fits(gpu, ask) and not (machine.others and crowded(gpu, ask, machine))
+
+
+def crowded(gpu: Gpu, ask: GpuRequest, machine: Machine) -> bool:
+    used = machine.others.get(gpu.uuid, 0)
+    if ask.memory_min:
+        return gpu.memory_bytes - used < ask.memory_min * TOLERANCE
+    return used > max(LITTLE, gpu.memory_bytes * LITTLE_PART)
 
 
 # --- words ----------------------------------------------------------------------------------------------
@@ -269,6 +285,8 @@ def _busy(need: Need, room: Room) -> str:
         return kept or f"busy with {len(others)} of {has.max_jobs} jobs"
     free = len(room.free_gpus(need.gpu)) if need.gpu.min else 0
     if free < need.gpu.min:
+        if crowd := _crowded_words(need, room):
+            return crowd
         return kept or f"needs {_count(need.gpu.min, 'free GPU')}, has {free or 'none'} now"
     if need.cpu > has.cpu_count - pool.cpu:
         spare = max(has.cpu_count - pool.cpu, 0)
@@ -277,6 +295,17 @@ def _busy(need: Need, room: Room) -> str:
     if need.memory > spare:
         return kept or f"needs {size(need.memory)} of memory, has {size(max(spare, 0))} not taken by jobs"
     return ""
+
+
+def _crowded_words(need: Need, room: Room) -> str:
+    """The GPUs that would do if other programs did not use them."""
+    machine = room.machine
+    parts = [
+        f"GPU {number} has {machine.others[gpu.uuid] / 2**30:.1f} of {size(gpu.memory_bytes)}"
+        for number, gpu in enumerate(machine.capabilities.gpus)
+        if gpu.uuid not in room.pool.gpus and gpu_fits(gpu, need.gpu) and crowded(gpu, need.gpu, machine)
+    ]
+    return f"{', '.join(parts)} used by other programs" if parts else ""
 
 
 def size(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotTrusted
 from trainforge.config.messages import (
@@ -188,6 +188,7 @@ class ExecutorStore(Database):
                 revoked=row["revoked"] is not None,
                 running=tuple(running[row["id"]]),
                 cpu_percent=(row["load"] or {}).get("cpu_percent", 0.0),
+                others=_others(row),
             )
             for row in rows
         ]
@@ -284,6 +285,12 @@ class ExecutorStore(Database):
                     digest=digest, job_id=job, executor_id=executor, repository_id=repository, expires=expires
                 )
             )
+
+
+def _others(row: RowMapping) -> dict[str, int]:
+    """Memory of the executor's GPUs that programs of others use."""
+    used = (row["load"] or {}).get("gpu_others_bytes", ())
+    return {gpu["uuid"]: size for gpu, size in zip(row["capabilities"]["gpus"], used, strict=False) if size}
 
 
 def _lasting(capabilities: Mapping[str, Any]) -> dict[str, Any]:

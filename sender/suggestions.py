@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainforge.config.manifest import GpuRequest, NodeRange
-from trainforge.sender.fit import TOLERANCE, Need, Room, Running, gpu_fits, suits
+from trainforge.sender.fit import TOLERANCE, Need, Room, Running, gpu_usable, suits
 from trainforge.sender.gang import Board, Candidates, Seat, possible
 
 MOST = 3
@@ -120,7 +120,7 @@ def estimate(board: Board, need: Need) -> Start:
         return Start(None, "unknown: no machines that are there now could take it")
     known = sorted(moment for room in rooms if (moment := _free_at(board.now, need, room)) is not None)
     if len(known) < need.nodes.min:
-        return Start(None, "unknown: nothing tells how long the jobs before it take")
+        return Start(None, "unknown: nothing tells how long what runs there takes")
     return Start(known[need.nodes.min - 1], "if running jobs take as long as those of their projects did")
 
 
@@ -146,13 +146,11 @@ def _free_at(now: float, need: Need, room: Room) -> float | None:
 
 
 def _fits_beside(need: Need, room: Room, running: list[Running]) -> bool:
-    if not running:
-        return True  # the machine suits
     has = room.machine.capabilities
     taken = {gpu for node in running for gpu in node.gpus}
-    free = sum(gpu.uuid not in taken and gpu_fits(gpu, need.gpu) for gpu in has.gpus) if need.gpu.min else 0
+    free = [gpu for gpu in has.gpus if gpu.uuid not in taken and gpu_usable(gpu, need.gpu, room.machine)]
     return (
-        free >= need.gpu.min
+        len(free) >= need.gpu.min
         and need.cpu <= has.cpu_count - sum(node.cpu for node in running)
         and need.memory <= has.memory_bytes / TOLERANCE - sum(node.memory for node in running)
     )

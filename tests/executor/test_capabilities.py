@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainforge.config.settings import ExecutorSettings
+from trainforge.executor import capabilities
 from trainforge.executor.capabilities import own_capabilities
 
 
@@ -25,3 +26,13 @@ def test_the_settings_say_what_is_offered(tmp_path: Path, monkeypatch: pytest.Mo
     assert (has.labels, has.max_jobs, has.available) == ({"zone": "lab"}, 3, "Mon-Fri 18:00-08:00")
     assert has.utc_offset == 7200
     assert has.cpu_count >= 1
+
+
+def test_memory_on_a_jobs_own_gpu_is_not_that_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = (["GPU-a", "GPU-b"], [90.0, 5.0], [20 * 2**30, 2**30])
+    monkeypatch.setattr(capabilities, "_gpu_load", lambda: used)  # these machines have none
+    said = capabilities.load(tmp_path, {"GPU-a"})
+    assert said.gpu_memory_bytes == [20 * 2**30, 2**30]
+    assert said.gpu_others_bytes == [0, 2**30]

@@ -11,7 +11,7 @@ import pytest
 from support.core import MANIFEST, Core, serving
 from support.databases import KINDS, database_url
 from support.waiting import wait_for
-from trainforge.config.messages import Order
+from trainforge.config.messages import Gpu, Heartbeat, Load, Order
 from trainforge.sender.publisher import record_of
 
 
@@ -58,6 +58,18 @@ def test_memory_that_a_job_was_promised_is_not_given_twice(core: Core, tmp_path:
     assert told["a change"] == "resources.memory: 2Gi would fit now"
     (machine,) = core.sender.store.machines(core.sender.now(), 60)
     assert [(held.job, held.cpu, held.memory) for held in machine.running] == [(first, 1.0, 6 * 2**30)]
+
+
+def test_a_gpu_that_somebody_else_uses_is_not_given_away(core: Core, tmp_path: Path) -> None:
+    gpus = [Gpu(uuid="GPU-a", model="A", memory_bytes=24 * 2**30)]
+    alpha = core.executor("alpha", gpus=gpus)
+    used = Load(gpu_memory_bytes=[20 * 2**30], gpu_others_bytes=[20 * 2**30])
+    alpha.send("POST", "/v1/heartbeat", Heartbeat(capabilities=alpha.capabilities, load=used))
+    job = core.push_job(tmp_path, MANIFEST + "resources: {gpu: 1}\n")
+    waits(core, job, "GPU 0 has 20.0 of 24 GiB used by other programs")
+    alpha.heartbeat()
+    core.sender.wake()
+    assert alpha.take("run").body.gpus == ["GPU-a"]
 
 
 def test_a_small_job_waits_for_the_large_one_before_it(core: Core, tmp_path: Path) -> None:

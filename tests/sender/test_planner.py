@@ -42,6 +42,16 @@ def test_no_executors_at_all() -> None:
             {"gpus": 2},
             "needs 40 GiB to 80 GiB of GPU memory on each of 2, has 24 GiB",
         ),
+        (
+            "resources: {gpu: 1}",
+            {"gpus": 2, "others": {"box-0": 20 * GIB, "box-1": 3 * GIB}},
+            "GPU 0 has 20.0 of 24 GiB, GPU 1 has 3.0 of 24 GiB used by other programs",
+        ),
+        (
+            "resources: {gpu: '8Gi..:1'}",
+            {"gpus": 1, "others": {"box-0": 20 * GIB}},
+            "GPU 0 has 20.0 of 24 GiB used by other programs",
+        ),
         ("resources: {cpu: 8}", {}, "needs 8 CPU cores, has 4"),
         (
             "resources: {cpu: 3}",
@@ -70,6 +80,18 @@ def test_manual_choice_and_exclusion_by_name_or_id() -> None:
     assert placed(plan(manifest(), machines, chosen=["!alpha"])) == ["beta"]
     assert why(plan(manifest(), machines[:1], chosen=["beta"])) == {"alpha": "not among the executors chosen"}
     assert why(plan(manifest(), machines[:1], chosen=["!alpha"])) == {"alpha": "excluded by the request"}
+
+
+def test_gpus_that_other_programs_use_are_left_alone() -> None:
+    desk = machine("desk", gpus=2, others={"desk-0": 20 * GIB, "desk-1": GIB // 2})
+    made = plan(manifest("resources: {gpu: 1}"), [desk])
+    assert isinstance(made, Plan)
+    assert made.nodes[0].gpus == ("desk-1",)  # half a GiB is a desktop, not a training
+    assert isinstance(plan(manifest("resources: {gpu: '4Gi..:2'}"), [desk]), Plan)  # 4 of 24 GiB are left
+    made = plan(manifest("resources: {gpu: 2}"), [desk])
+    assert isinstance(made, Waiting)
+    assert made.start is not None
+    assert made.start.time is None
 
 
 def test_half_a_gang_is_none() -> None:

@@ -69,6 +69,8 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"  disk     {has.disk_free_bytes / GIB:.1f} GiB free")
     for number, gpu in enumerate(has.gpus):
         used = f", {load.gpu_percent[number]:.0f}% in use" if number < len(load.gpu_percent) else ""
+        if number < len(load.gpu_others_bytes) and load.gpu_others_bytes[number] >= GIB:
+            used += f", {load.gpu_others_bytes[number] / GIB:.1f} GiB by other programs"
         click.echo(f"  gpu {number}    {gpu.model}, {gpu.memory_bytes / GIB:.1f} GiB{used}")
     click.echo(f"  python   {has.python or '?'}, torch {has.torch or 'not installed'}")
     click.echo(f"  labels   {', '.join(f'{key}={value}' for key, value in has.labels.items()) or 'none'}")
