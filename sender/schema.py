@@ -347,6 +347,13 @@ executors = Table(
     Column("joined", Float, nullable=False),
     Column("last_seen", Float),
     Column("revoked", Float),
+    Column("pending", Boolean, nullable=False, server_default=text("false")),  # a person has to approve it
+    Column(
+        "ephemeral", Boolean, nullable=False, server_default=text("false")
+    ),  # gone when it is not heard of
+    Column("jobs_left", Integer),  # how many more it may get; null: any number
+    Column("previous_key", _json()),  # good until `previous_until`, while a new one takes over
+    Column("previous_until", Float),
 )
 
 join_tokens = Table(
@@ -357,6 +364,9 @@ join_tokens = Table(
     Column("expires", Float, nullable=False),
     Column("used", Float),
     _text("used_by"),
+    Column("approval", Boolean, nullable=False, server_default=text("false")),
+    Column("ephemeral", Boolean, nullable=False, server_default=text("false")),
+    Column("max_jobs", Integer),
 )
 
 # Proofs of requests that were accepted, kept until they have expired, so that none counts twice.
@@ -392,6 +402,8 @@ access_tokens = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("revoked", Float),
+    Column("role", Text, nullable=False, server_default="admin"),
+    Column("user_id", Integer),  # whose it is; it may never do more than they may
     UniqueConstraint("digest"),
 )
 
@@ -399,6 +411,7 @@ login_links = Table(
     "login_links",
     metadata,
     Column("digest", Text, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False),
     Column("used", Float),
@@ -408,6 +421,8 @@ sessions = Table(
     "sessions",
     metadata,
     Column("digest", Text, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("created", Float, nullable=False),
     Column("expires", Float, nullable=False),
+    Column("seen", Float, nullable=False),
 )

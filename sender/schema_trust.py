@@ -5,7 +5,7 @@ As in `schema.py`: only the `store*` modules and `queries.py` speak SQL, times a
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Column, Float, Integer, Table, Text
+from sqlalchemy import JSON, CheckConstraint, Column, Float, Integer, Table, Text, UniqueConstraint
 
 from trainforge.sender.schema import metadata
 
@@ -22,4 +22,19 @@ audit = Table(
     Column("subject", Text, nullable=False),
     Column("detail", JSON, nullable=False),
     Column("hash", Text, nullable=False),
+)
+
+# The people who may log in. Without a password one gets in by a one-time link alone.
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("password", Text),
+    Column("created", Float, nullable=False),
+    Column("seen", Float),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="role"),
+    UniqueConstraint("name"),
+    sqlite_autoincrement=True,  # the id of somebody who was removed is never another's
 )

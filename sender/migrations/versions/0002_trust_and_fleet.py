@@ -14,6 +14,8 @@ depends_on = None
 def upgrade() -> None:
     """One function below per subject."""
     _audit()
+    _membership()
+    _people()
 
 
 def _audit() -> None:
@@ -28,3 +30,56 @@ def _audit() -> None:
         sa.Column("hash", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("n", name="pk_audit"),
     )
+
+
+def _people() -> None:
+    """Whoever was logged in logs in again: sessions and links belong to an account now."""
+    op.create_table(
+        "users",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("password", sa.Text(), nullable=True),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=True),
+        sa.CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="ck_users_role"),
+        sa.PrimaryKeyConstraint("id", name="pk_users"),
+        sa.UniqueConstraint("name", name="uq_users_name"),
+        sqlite_autoincrement=True,
+    )
+    op.add_column("access_tokens", sa.Column("role", sa.Text(), server_default="admin", nullable=False))
+    op.add_column("access_tokens", sa.Column("user_id", sa.Integer(), nullable=True))
+    op.drop_table("login_links")
+    op.drop_table("sessions")
+    op.create_table(
+        "login_links",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.Column("used", sa.Float(), nullable=True),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_login_links_user_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("digest", name="pk_login_links"),
+    )
+    op.create_table(
+        "sessions",
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("expires", sa.Float(), nullable=False),
+        sa.Column("seen", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_sessions_user_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("digest", name="pk_sessions"),
+    )
+
+
+def _membership() -> None:
+    """Executors that wait for approval, come for a while, or change their keys."""
+    no = {"server_default": sa.text("false"), "nullable": False}
+    for table, names in (("executors", ("pending", "ephemeral")), ("join_tokens", ("approval", "ephemeral"))):
+        for name in names:
+            op.add_column(table, sa.Column(name, sa.Boolean(), **no))
+    op.add_column("executors", sa.Column("jobs_left", sa.Integer(), nullable=True))
+    op.add_column("executors", sa.Column("previous_key", sa.JSON(), nullable=True))
+    op.add_column("executors", sa.Column("previous_until", sa.Float(), nullable=True))
+    op.add_column("join_tokens", sa.Column("max_jobs", sa.Integer(), nullable=True))

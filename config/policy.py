@@ -1,0 +1,170 @@
+"""What the owner of a machine lets jobs do on it: `policy.yaml`, announced to the sender and kept here.
+
+Every rule only narrows what a job may ask for; a rule that is left out narrows nothing. The sender plans
+by the announced rules, and the executor holds each job to its own file, whatever the sender plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from trainforge.config.document import plain, read_document
+from trainforge.config.errors import Place, SettingsError
+from trainforge.config.manifest_types import parse_duration, parse_size
+
+
+def _duration(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _size(value: Any) -> Any:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+Pattern = Annotated[str, Field(min_length=1, max_length=2048)]
+Patterns = Annotated[list[Pattern] | None, Field(max_length=200)]
+
+
+class Policy(BaseModel):
+    """The rules, and where each stands. Patterns may hold `*` and `?`; `[]` allows none at all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repositories: Patterns = None  # ids or URLs
+    branches: Patterns = None  # without refs/heads/; a tag as refs/tags/…
+    launchers: Patterns = None
+    images: Patterns = None  # a job without an image is held to `native`
+    native: bool = True  # whether jobs may train outside of a container
+    network: Literal["full", "none"] = "full"  # `none`: only jobs that ask for none
+    max_time: Annotated[float | None, BeforeValidator(_duration), Field(gt=0)] = None
+    max_memory: Annotated[int | None, BeforeValidator(_size), Field(gt=0)] = None
+    max_gpus: Annotated[int | None, Field(ge=0)] = None
+    max_cpus: Annotated[float | None, Field(gt=0)] = None
+    max_nodes: Annotated[int | None, Field(ge=1)] = None
+
+    file: str = Field(default="", max_length=4096)
+    lines: dict[str, int] = {}
+
+    def place(self, rule: str) -> str:
+        """Such as `policy.yaml:3`; empty where the rule stands in no file."""
+        return str(Place(self.file, self.lines.get(rule))) if self.file else ""
+
+
+RULES = tuple(name for name in Policy.model_fields if name not in {"file", "lines"})
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a job asks of one machine, as far as it is known; None is not asked, or not known yet."""
+
+    repository: str
+    url: str = ""
+    ref: str = ""
+    launcher: str | None = None
+    image: str | None = None
+    network: str | None = None
+    time: float | None = None
+    memory: float | None = None
+    gpus: int | None = None
+    cpus: float | None = None
+    nodes: int | None = None
+    manifest: bool = False  # whether the manifest was read: what it leaves out is not asked for then
+
+
+def refusal(policy: Policy | None, asked: Asked) -> str:
+    """Which rule forbids this, where it stands and what it is; empty when none does."""
+    if policy is None:
+        return ""
+    for rule, said in _broken(policy, asked):
+        where = policy.place(rule)
+        return f"{said} ({where}: {rule})" if where else f"{said} (rule {rule})"
+    return ""
+
+
+def _broken(policy: Policy, asked: Asked) -> Iterator[tuple[str, str]]:
+    branch = asked.ref.removeprefix("refs/heads/")
+    if not _named(policy.repositories, asked.repository, asked.url):
+        yield "repositories", f"the policy does not allow the repository {asked.repository}"
+    if not _named(policy.branches, branch):
+        yield "branches", f"the policy does not allow the branch {branch or '(none)'}"
+    if asked.manifest:
+        yield from _ways(policy, asked)
+        yield from _sizes(policy, asked)
+
+
+def _ways(policy: Policy, asked: Asked) -> Iterator[tuple[str, str]]:
+    """How the job trains."""
+    if asked.launcher is not None and not _named(policy.launchers, asked.launcher):
+        yield "launchers", f"the policy does not allow the launcher {asked.launcher}"
+    if asked.image is None and not policy.native:
+        yield "native", "the policy allows training in containers only"
+    if asked.image is not None and not _named(policy.images, asked.image):
+        yield "images", f"the policy does not allow the image {asked.image}"
+    if policy.network == "none" and asked.network != "none":
+        yield "network", "the policy allows no network: environment.network must be none"
+
+
+def _sizes(policy: Policy, asked: Asked) -> Iterator[tuple[str, str]]:
+    """How much it takes, and for how long."""
+    if policy.max_time is not None and (asked.time is None or asked.time > policy.max_time):
+        wanted = "not limited" if asked.time is None else f"{asked.time:g} s"
+        yield "max_time", f"the policy allows runs of {policy.max_time:g} s, timeout.run is {wanted}"
+    sizes = (
+        ("max_memory", asked.memory, "bytes of memory"),
+        ("max_gpus", asked.gpus, "GPUs"),
+        ("max_cpus", asked.cpus, "CPU cores"),
+        ("max_nodes", asked.nodes, "nodes"),
+    )
+    for rule, wants, unit in sizes:
+        most = getattr(policy, rule)
+        if most is not None and wants is not None and wants > most:
+            yield rule, f"the policy allows {most:,} {unit}, the job asks for {wants:,}"
+
+
+def _named(patterns: Sequence[str] | None, *names: str) -> bool:
+    """A URL or id is compared without case, as hosts are; `*` stands for anything, `/` too."""
+    if patterns is None:
+        return True
+    lower = [name.lower() for name in names if name]
+    return any(fnmatchcase(name, pattern.lower()) for pattern in patterns for name in lower)
+
+
+# --- the file -------------------------------------------------------------------------------------------
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy file.
+
+    Raises:
+        SettingsError: it cannot be read, or says something that is no rule; it names the line.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}", hint="check policy_file") from error
+    document = read_document(data, str(path))
+    if document.problems and data.strip():
+        first = document.problems[0]
+        raise SettingsError(first.message, hint=first.hint, place=first.place)
+    said: dict[str, Any] = plain(document.value) or {}
+    unknown = [name for name in said if name not in RULES]
+    if unknown:
+        raise SettingsError(
+            f"{unknown[0]} is not a rule",
+            hint=f"rules are {', '.join(RULES)}",
+            place=document.place((unknown[0],), key=True),
+        )
+    lines = {name: document.place((name,), key=True).line or 0 for name in said}
+    try:
+        return Policy(**said, file=path.name, lines=lines)
+    except ValidationError as error:
+        detail = error.errors(include_url=False, include_input=False)[0]
+        location = tuple(detail["loc"])
+        words = f"{'.'.join(map(str, location))}: {detail['msg']}"
+        raise SettingsError(words, place=document.place(location)) from error
