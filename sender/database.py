@@ -1,16 +1,16 @@
 """The engine below the store: SQLite with the right pragmas, PostgreSQL by URL, one writer at a time.
 
-A write transaction of SQLite starts with `BEGIN IMMEDIATE` and waits its turn in this process on a plain
-lock, so that nothing ever polls for the file's lock; `synchronous=FULL` makes a commit durable.
+A write to SQLite waits its turn in this process on a plain lock, so that nothing ever polls for the file's
+lock; `synchronous=FULL` makes a commit durable, and `group_commit` lets many writes share one.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from trainforge.config.errors import SettingsError
+from trainforge.config.disk import is_full
+from trainforge.config.errors import SettingsError, StorageFull
+from trainforge.config.failpoints import failpoint
+from trainforge.sender.group_commit import Writer
 
 BUSY_MS = 15_000
 AUDITED = "audited"  # in a connection's `info`: lines of the audit log to note once they are committed
@@ -43,7 +46,13 @@ def database_url(url: str, data_dir: Path) -> str:
 def make_engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return sa.create_engine(url, pool_pre_ping=True, pool_size=10, isolation_level="READ COMMITTED")
-    engine = sa.create_engine(url, pool_size=10, connect_args={"check_same_thread": False, "timeout": 15})
+    engine = sa.create_engine(
+        url,
+        pool_size=10,
+        max_overflow=-1,  # as many as there are threads; few at a time, for each has a cache of its own
+        pool_use_lifo=True,
+        connect_args={"check_same_thread": False, "timeout": 15},
+    )
     sa.event.listen(engine, "connect", _configure_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -74,6 +83,12 @@ def _append(path: Path, text: str) -> None:
         log.warning("the audit log's hashes cannot be noted in %s: %s", path, error)
 
 
+def _no_room(error: sa.exc.OperationalError | OSError) -> bool:
+    cause = error.orig if isinstance(error, sa.exc.OperationalError) else error
+    full = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return full or getattr(cause, "sqlstate", None) == "53100" or (cause is not None and is_full(cause))
+
+
 class Database:
     """Transactions, and what the two dialects spell differently."""
 
@@ -82,30 +97,47 @@ class Database:
         self.engine = make_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
         self.audit_heads: Path | None = None  # the file that repeats the audit log's hashes
-        self._writer = threading.Lock()
-        self._read_options: dict[str, Any] = (
+        self.on_full: Callable[[], None] = lambda: None  # called when a write found no room
+        options: dict[str, Any] = (
             {"trainforge_read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         )
+        self._reading = self.engine.execution_options(**options)
+        self._writer = Writer(self.engine) if self.is_sqlite else None
 
     def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
         self.engine.dispose()
 
+    @property
+    def queue(self) -> int:
+        """How many writes wait for their turn in this process."""
+        return 0 if self._writer is None else self._writer.queue
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """One read-write transaction, durable at the end and rolled back on an exception."""
+        return self.engine.begin() if self._writer is None else self._writer.write()
+
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """One read-write transaction, committed at the end and rolled back on an exception."""
-        with self._writer if self.is_sqlite else nullcontext():
-            with self.engine.begin() as connection:
-                audited: list[str] = []
-                connection.info[AUDITED] = audited
-                yield connection
-            if audited and self.audit_heads is not None:
-                _append(self.audit_heads, "".join(audited))
+    def _noticing_a_full_disk(self) -> Iterator[None]:
+        """A write for which there is no room has not happened.
+
+        Raises:
+            StorageFull: instead of the database's own error.
+        """
+        try:
+            failpoint("40.sender.write")
+            yield
+        except (sa.exc.OperationalError, OSError) as error:
+            if not _no_room(error):
+                raise
+            self.on_full()
+            raise StorageFull("the disk of the sender's database is full", hint="free space on it") from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """One consistent read; sees the newest committed state, never blocks a writer."""
-        engine = self.engine.execution_options(**self._read_options)
-        with engine.begin() as connection:
+        with self._reading.begin() as connection:
             yield connection
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
