@@ -49,6 +49,11 @@ _KINDS: dict[int, type[TrainForgeError]] = {
 Reply = TypeVar("Reply", bound=BaseModel)
 
 
+def trust_ends(asked: float, lease_ttl: float) -> float:
+    """A lease counts from before the request was sent; the margin is for what cannot be known."""
+    return asked + lease_ttl - min(MARGIN_S, lease_ttl / 4)
+
+
 class SenderLink:
     """Requests to the one sender that this executor has joined; safe to use from several threads.
 
@@ -83,10 +88,8 @@ class SenderLink:
             return time.monotonic() < self._trusted_until
 
     def _renewed(self, asked: float, lease_ttl: float) -> None:
-        """A lease counts from before the request was sent; the margin is for what cannot be known."""
         with self._lock:
-            margin = min(MARGIN_S, lease_ttl / 4)
-            self._trusted_until = max(self._trusted_until, asked + lease_ttl - margin)
+            self._trusted_until = max(self._trusted_until, trust_ends(asked, lease_ttl))
 
     # --- requests --------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,6 +24,40 @@ from trainforge.executor.supervisor import write_atomically
 
 FORGOTTEN_S = 7 * 86_400
 CHECKPOINTS_S = 14 * 86_400
+
+
+def is_new(
+    order: Order, known: Sequence[Order], *, forgotten: bool, highest: int, nodes: Iterable[NodeKey]
+) -> bool:
+    """Whether an order is to be stored; False when it was before, or has nothing left to act upon.
+
+    `known` are the orders of its node, `nodes` all nodes here, `highest` is the sender's highest
+    incarnation that was seen.
+
+    Raises:
+        Conflict: an older fencing token or attempt than what is known, or a node that is gone.
+    """
+    if forgotten:
+        if order.body.kind in ("forget", "stop"):
+            return False
+        raise Conflict(f"node {order.node} has ended and is forgotten")
+    if order.token.incarnation < highest:
+        raise Conflict(f"incarnation {order.token.incarnation} of the sender is over, {highest} was seen")
+    if any(old.id == order.id for old in known):
+        return False
+    if known and _number(order.token) < _number(known[-1].token):
+        raise Conflict(f"order {order.id} has an older fencing token than node {order.node}")
+    if not known:
+        _check_opening(order, nodes)
+    return True
+
+
+def _check_opening(order: Order, nodes: Iterable[NodeKey]) -> None:
+    if not isinstance(order.body, RunOrder):
+        raise Conflict(f"node {order.node} is not known here")
+    newer = [node for node in nodes if node.job == order.node.job and node.attempt > order.node.attempt]
+    if newer:
+        raise Conflict(f"attempt {newer[0].attempt} of this job has already begun here")
 
 
 class OrderBook:
@@ -50,44 +84,26 @@ class OrderBook:
             Unreachable: no room for another node now; offer it again.
         """
         with self._lock:
-            if (self.forgotten / str(order.node)).exists():
-                if order.body.kind in ("forget", "stop"):
-                    return False
-                raise Conflict(f"node {order.node} has ended and is forgotten")
-            self._check_incarnation(order.token)
-            known = self.read(order.node)
-            if any(old.id == order.id for old in known):
+            known, highest = self.read(order.node), self._highest_incarnation()
+            forgotten = (self.forgotten / str(order.node)).exists()
+            if not is_new(order, known, forgotten=forgotten, highest=highest, nodes=self.known()):
                 failpoint("18.executor.order_known")
                 return False
-            if known and _number(order.token) < _number(known[-1].token):
-                raise Conflict(f"order {order.id} has an older fencing token than node {order.node}")
-            if not known:
-                self._check_opening(order, room)
+            if not known and not room(order.node):
+                failpoint("19.executor.no_room")
+                raise Unreachable("this executor has no room for another node now", code="busy")
+            if order.token.incarnation > highest:
+                write_atomically(self._incarnation, {"incarnation": order.token.incarnation})
             self._store(order)
         self._wake(order.node)
         return True
 
-    def _check_opening(self, order: Order, room: Callable[[NodeKey], bool]) -> None:
-        if not isinstance(order.body, RunOrder):
-            raise Conflict(f"node {order.node} is not known here")
-        newer = [
-            node for node in self.known() if node.job == order.node.job and node.attempt > order.node.attempt
-        ]
-        if newer:
-            raise Conflict(f"attempt {newer[0].attempt} of this job has already begun here")
-        if not room(order.node):
-            failpoint("19.executor.no_room")
-            raise Unreachable("this executor has no room for another node now", code="busy")
-
-    def _check_incarnation(self, token: FencingToken) -> None:
+    def _highest_incarnation(self) -> int:
         """A sender's database that was restored speaks with a higher incarnation; lower ones are over."""
-        highest = 0
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-            highest = int(json.loads(self._incarnation.read_text())["incarnation"])
-        if token.incarnation < highest:
-            raise Conflict(f"incarnation {token.incarnation} of the sender is over, {highest} was seen")
-        if token.incarnation > highest:
-            write_atomically(self._incarnation, {"incarnation": token.incarnation})
+        try:
+            return int(json.loads(self._incarnation.read_text())["incarnation"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return 0
 
     def _store(self, order: Order) -> None:
         folder = self.folder(order.node)

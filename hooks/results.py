@@ -13,9 +13,10 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from trainforge.config.errors import Conflict
 from trainforge.config.messages import GitCredential
@@ -96,12 +97,35 @@ def write_result(  # noqa: PLR0917
                 target.remember_tip(commit)
             return commit
 
-        return _swap(target, f"{folder}/{RECORD}", attempt)
+        return swap_in(target, f"{folder}/{RECORD}", attempt)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _swap(target: ResultMirror, record: str, attempt: Callable[[str | None], str]) -> Written:
+class Target(Protocol):
+    """A results branch, and what is known of it here."""
+
+    @property
+    def branch(self) -> str: ...
+
+    def known_tip(self) -> str | None: ...
+
+    def fetch_tip(self) -> str | None: ...
+
+    def files(self, tip: str, *paths: str) -> Sequence[Any]: ...
+
+
+def swap_in(
+    target: Target,
+    record: str,
+    attempt: Callable[[str | None], str],
+    pause: Callable[[float], None] = time.sleep,
+) -> Written:
+    """Compare and swap: `attempt` commits on top of a tip and pushes, until `record` is on the branch.
+
+    Raises:
+        GitRejected: others were faster each time. GitError: as `attempt` and the target say.
+    """
     tip = target.known_tip()
     guessed = tip is not None  # the remote has not been asked; how it takes the push tells whether it moved
     for number in range(1, MAX_TRIES + 1):
@@ -118,7 +142,7 @@ def _swap(target: ResultMirror, record: str, attempt: Callable[[str | None], str
             if not guessed and isinstance(error, GitBlocked):
                 raise  # but of a guess, a branch that was deleted or rewritten may be what is refused
             if not guessed:
-                time.sleep(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - jitter
+                pause(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - jitter
             guessed = False
     raise GitRejected(
         f"{target.branch} moved at each of {MAX_TRIES} tries to add {record}", hint="it is tried again later"

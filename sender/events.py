@@ -20,6 +20,7 @@ from trainforge.config.matrix import cell_name
 from trainforge.config.messages import PREPARE, GitCredential
 from trainforge.hooks import git, triggers
 from trainforge.hooks.gitread import (
+    CommitInfo,
     ObjectReader,
     has_commit,
     merge_base,
@@ -57,6 +58,29 @@ class Place:
     def builtin(self) -> bool:
         return self.repo.kind == "builtin"
 
+    def refs(self) -> dict[str, str]:
+        """Every branch and tag of the repository now, tags peeled."""
+        if not self.builtin:
+            return git.ls_remote(self.url, credential=self.credential, allow_file=self.local)
+        form = "--format=%(refname) %(objectname) %(*objectname)"
+        out = run(["for-each-ref", form, "--", "refs/heads", "refs/tags"], git_dir=self.mirror)
+        lines = (line.split(" ") for line in out.decode("utf-8", "replace").splitlines())
+        return {name: peeled or commit for name, commit, peeled in lines}
+
+    def read(self, ref: str, commit: str) -> tuple[CommitInfo, list[ManifestFile]]:
+        """What a ref's commit says of itself, and the manifests in it."""
+        if not self.builtin:
+            git.fetch_commit(
+                self.mirror, self.url, commit,
+                ref=ref, credential=self.credential, allow_file=self.local,
+            )  # fmt: skip
+        failpoint("13.sender.diff")
+        return read_commit(self.mirror, commit)
+
+    def changed(self, change: RefChange, handled: Mapping[str, str]) -> list[tuple[str, str]]:
+        """What differs from the old head; on a new branch, from where it left the branches known."""
+        return _changed_files(self, change, handled)
+
 
 def place_of(sender: Sender, repo: Repo) -> Place:
     """The built-in server's repositories are read where they lie; all others have a mirror of ours."""
@@ -86,8 +110,7 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
     try:
-        refs = _refs(place)
-        lines = _handle_refs(sender, place, refs, source)
+        lines = handle_refs(sender, place, place.refs(), source)
     except TrainForgeError as error:
         sender.store.note_check(repo.id, sender.now(), str(error))
         raise
@@ -95,17 +118,7 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     return _said_just_now(sender, repo) if lines is None else lines
 
 
-def _refs(place: Place) -> dict[str, str]:
-    """Every branch and tag of the repository now, tags peeled."""
-    if not place.builtin:
-        return git.ls_remote(place.url, credential=place.credential, allow_file=place.local)
-    form = "--format=%(refname) %(objectname) %(*objectname)"
-    out = run(["for-each-ref", form, "--", "refs/heads", "refs/tags"], git_dir=place.mirror)
-    lines = (line.split(" ") for line in out.decode("utf-8", "replace").splitlines())
-    return {name: peeled or commit for name, commit, peeled in lines}
-
-
-def _handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: str) -> list[str] | None:
+def handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: str) -> list[str] | None:
     """Lines for every change that was handled here; None if another source was faster."""
     repo = place.repo
     if repo.kind != "builtin" and not repo.primed:
@@ -148,16 +161,10 @@ def _handle_change(  # noqa: PLR0917
         sender.store.record_push(NewEvent(**base, decision="ignored", reason=reason), [], sender.now())
         sender.bell.ring(EVENTS)
         return []
-    if not place.builtin:
-        git.fetch_commit(
-            place.mirror, place.url, change.new,
-            ref=change.ref, credential=place.credential, allow_file=place.local,
-        )  # fmt: skip
-    failpoint("13.sender.diff")
-    info, files = read_commit(place.mirror, change.new)
+    info, files = place.read(change.ref, change.new)
     decision = triggers.decide(
         change,
-        _changed_files(place, change, handled),
+        place.changed(change, handled),
         message=info.message,
         manifests=[file.path for file in files],
         rules={file.path: file.manifest.on.push for file in files if file.manifest is not None},
@@ -215,7 +222,6 @@ def _said_just_now(sender: Sender, repo: Repo) -> list[str]:
 
 
 def _changed_files(place: Place, change: RefChange, handled: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What differs from the old head; on a new branch, from where it left the branches known."""
     assert change.new is not None  # noqa: S101 - deletions have been dealt with
     if change.tag is not None:
         return tree_diff(place.mirror, None, change.new)

@@ -5,9 +5,20 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from trainforge.config.messages import Ended, Finished, JobState, Outcome, Published, Reached, Ready
+from trainforge.config.errors import Conflict
+from trainforge.config.messages import (
+    Ended,
+    FencingToken,
+    Finished,
+    JobState,
+    Outcome,
+    Published,
+    Reached,
+    Ready,
+)
 from trainforge.config.reasons import REASONS
 
+LIVE = ("offered", "accepted", "running")  # the states of an attempt that still counts
 FIRST_REST_S, LONGEST_REST_S = 2.0, 600.0
 
 
@@ -52,7 +63,22 @@ class AttemptFacts:
 
     @property
     def live(self) -> bool:
-        return self.state in {"offered", "accepted", "running"}
+        return self.state in LIVE
+
+
+def may_speak(token: FencingToken, own: FencingToken, state: str, *, newest: bool) -> None:
+    """Whether what is said with a token about an attempt counts, and renews its lease.
+
+    The token must be the attempt's own, and the attempt the job's newest and not given up. One that has
+    ended well may still say what was on its way.
+
+    Raises:
+        Conflict: it does not.
+    """
+    if token != own:
+        raise Conflict("the fencing token is not this attempt's", hint="stop and forget this node")
+    if state in {"lost", "superseded"} or (state not in LIVE and not newest):
+        raise Conflict("this attempt was given up", hint="stop and forget this node")
 
 
 @dataclass(frozen=True)

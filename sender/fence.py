@@ -19,6 +19,18 @@ from trainforge.sender.store import Store
 _KEY = "fence_incarnation"
 
 
+def recognise(known: int | None, number: int, file: tuple[int, int] | None) -> tuple[int, bool]:
+    """The incarnation of a sender whose database says (known, number) and whose file says `file`.
+
+    Also whether this may be an older copy of the database.
+    """
+    if known is None and file is None:
+        return 1, False
+    if known is not None and file is not None and file <= (known, number):
+        return known, False
+    return max(known or 0, file[0] if file else 0) + 1, True
+
+
 class Fence:
     def __init__(self, store: Store, path: Path) -> None:
         self._store, self._path = store, path
@@ -35,12 +47,8 @@ class Fence:
         known = self._store.get_meta(_KEY)
         number = int(self._store.get_meta("fence_number") or 0)
         file = self._read()
-        if known is None and file is None:
-            incarnation = 1
-        elif known is not None and file is not None and file <= (int(known), number):
-            incarnation = int(known)
-        else:
-            incarnation = max(int(known or 0), file[0] if file else 0) + 1
+        incarnation, restored = recognise(None if known is None else int(known), number, file)
+        if restored:
             self._store.audit_restored(incarnation, time.time())
         self._store.set_meta(_KEY, str(incarnation))
         self.incarnation = incarnation

@@ -28,6 +28,7 @@ from trainforge.sender.fit import Need, need_of
 from trainforge.sender.gang import Seat
 from trainforge.sender.notify import JOBS, job_key
 from trainforge.sender.planner import Plan, complete, refused_by_all
+from trainforge.sender.preview import Line
 from trainforge.sender.queue import QueuedJob, QueuePlan, plan_queue
 
 log = logging.getLogger(__name__)
@@ -55,15 +56,16 @@ def online_for(sender: Sender) -> float:
 class Placing:
     """`due`: machines or queue may have changed since the last pass."""
 
-    def __init__(self, sender: Sender, look: Callable[[str], Look]) -> None:
+    def __init__(self, sender: Sender, look: Callable[[str], Look], fence: Fence) -> None:
         self.due = False
         self._sender, self._look = sender, look
-        self._fence = Fence(sender.store, sender.data_dir / "fence.json")
+        self._fence = fence
         self._queue: dict[str, Waiter] = {}
         self._needs: dict[Need, Need] = {}
         self._kept: frozenset[str] = frozenset()
         self._told: dict[str, dict[str, str]] = {}
         self._told_all = -TELL_EVERY_S
+        sender.line = self.line
 
     # --- the queue --------------------------------------------------------------------------------------
 
@@ -82,6 +84,10 @@ class Placing:
         if self._queue.pop(job, None) is not None:
             self._told.pop(job, None)
             self.due = True  # what was kept free for it is free for others
+
+    def line(self) -> Line:
+        """The queue as it is, for any thread."""
+        return Line([waiter.job for waiter in list(self._queue.values())], self._kept)
 
     def entangled(self) -> set[str]:
         """The waiting jobs whose turn depends on other jobs, too."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -183,11 +184,19 @@ def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None
         )
     if found is None:
         return None
-    commit, data = found
+    return read_result(row, *found)
+
+
+def read_result(row: Mapping[str, Any], commit: str, data: bytes) -> tuple[Result, list[dict[str, Any]]]:
+    """What a job's `result.json` says.
+
+    Raises:
+        TrainForgeError: it is not one, or another job's.
+    """
     try:
         said = json.loads(data)
         outcome, artifacts = said["outcome"], said.get("artifacts", [])
-        usable = said["job"] == job and outcome in OUTCOMES and isinstance(artifacts, list)
+        usable = said["job"] == row["id"] and outcome in OUTCOMES and isinstance(artifacts, list)
     except (ValueError, KeyError, TypeError, RecursionError):
         usable = False
     if not usable:

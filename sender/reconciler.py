@@ -24,6 +24,7 @@ from trainforge.sender import publisher
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import ring_orders
 from trainforge.sender.facts import JobFacts, Policy
+from trainforge.sender.fence import Fence
 from trainforge.sender.notify import JOBS, RECONCILE, job_key
 from trainforge.sender.placing import Placing
 
@@ -51,9 +52,13 @@ def _in_turns(jobs: list[str]) -> list[list[str]]:
 
 
 class Reconciler:
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
-        self._placing = Placing(sender, self._steps)
+    """`results` reaches the remotes: `publish` and `look` of `publisher.py`."""
+
+    def __init__(self, sender: Sender, fence: Fence | None = None, results: Any = publisher) -> None:
+        self._sender, self._results = sender, results
+        self.placing = Placing(
+            sender, self._steps, fence or Fence(sender.store, sender.data_dir / "fence.json")
+        )
         self._remote: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
         self._held: set[str] = set()  # jobs that wait for other jobs
@@ -68,7 +73,7 @@ class Reconciler:
                     for jobs in _in_turns(await self._jobs()):
                         for job in jobs:
                             await self._look(job)
-                        if self._placing.due:
+                        if self.placing.due:
                             await self._place()
                     if not sender.changed:
                         await listener.wait(self._rest())
@@ -83,8 +88,8 @@ class Reconciler:
         changed, self._sender.changed = self._sender.changed, set()
         if "" in changed or now - self._last_full >= LOOK_EVERY_S:
             self._last_full = now
-            self._placing.due = True  # machines come and go, and their hours begin and end
-            return await asyncio.to_thread(lambda: self._placing.unsettled(self._sender.store.versions()))
+            self.placing.due = True  # machines come and go, and their hours begin and end
+            return await asyncio.to_thread(lambda: self.placing.unsettled(self._sender.store.versions()))
         return sorted(changed | {job for job, (moment, _) in self._pauses.items() if moment <= now})
 
     def _rest(self) -> float:
@@ -104,7 +109,7 @@ class Reconciler:
     async def _place(self) -> None:
         """One planning pass over all jobs that wait for machines."""
         try:
-            placed = await asyncio.to_thread(self._placing.run)
+            placed = await asyncio.to_thread(self.placing.run)
         except Exception:
             log.exception("planning failed")
         else:
@@ -114,7 +119,7 @@ class Reconciler:
     async def advance(self, job: str) -> None:
         """Take the job as far as its facts allow."""
         for _ in range(MAX_ROUNDS):
-            done = await asyncio.to_thread(self._round, job)
+            done = await asyncio.to_thread(self.one_round, job)
             if done.freed:
                 self._freed()
             if done.remote is not None:
@@ -125,18 +130,18 @@ class Reconciler:
 
     def _freed(self) -> None:
         """A job has left its machines, or its turn in a matrix or group: for those it matters to."""
-        self._placing.due = True
-        if waiting := self._held | self._placing.entangled():
+        self.placing.due = True
+        if waiting := self._held | self.placing.entangled():
             self._sender.wake(*waiting)
 
     # --- in a worker thread -----------------------------------------------------------------------------
 
-    def _round(self, job: str) -> Round:
+    def one_round(self, job: str) -> Round:
         """One look, and its steps."""
         sender = self._sender
         facts, row, manifest, steps = self._steps(job)
         if life.Place() not in steps:
-            self._placing.leave(job)
+            self.placing.leave(job)
         self._held.discard(job)
         outside = [step for step in steps if isinstance(step, life.Wait | life.Place | life.RemoteStep)]
         inside = [step for step in steps if step not in outside]
@@ -156,7 +161,7 @@ class Reconciler:
             return Round()
         if isinstance(first, life.Place):
             if manifest is not None:
-                self._placing.enter(facts, row, manifest)
+                self.placing.enter(facts, row, manifest)
             return Round()
         return Round(remote=first)
 
@@ -197,25 +202,34 @@ class Reconciler:
         """Publish or look; the outcome becomes a fact, a failure a pause."""
         sender = self._sender
         try:
-            if isinstance(step, life.PublishHere):
-                found: Any = await asyncio.to_thread(publisher.publish, sender, job)
-            else:
-                found = await asyncio.to_thread(publisher.look, sender, job)
-            if found is None and isinstance(step, life.LookAtRemote):
-                raise TrainForgeError("the result is said to be published, but it is not on the remote")
+            await asyncio.to_thread(self.settle, job, step)
         except TrainForgeError as error:
-            await self._remote_failed(job, error)
+            await asyncio.to_thread(self.unsettled, job, error)
         except Exception as error:
             log.exception("the result of job %s", job)
-            await self._remote_failed(job, TrainForgeError(f"TrainForge itself failed: {error}"))
+            failed = TrainForgeError(f"TrainForge itself failed: {error}")
+            await asyncio.to_thread(self.unsettled, job, failed)
             raise
-        else:
-            if found is not None:
-                await asyncio.to_thread(sender.store.note_result, job, *found)
-            elif isinstance(step, life.FindResult):
-                await asyncio.to_thread(self._blame, job, step)
-            self._pauses.pop(job, None)
+        if job not in self._pauses:
             sender.wake(job)
+
+    def settle(self, job: str, step: life.RemoteStep) -> None:
+        """Publish or look, and note what came of it.
+
+        Raises:
+            TrainForgeError: not now, or never: `unsettled` tells.
+        """
+        if isinstance(step, life.PublishHere):
+            found: Any = self._results.publish(self._sender, job)
+        else:
+            found = self._results.look(self._sender, job)
+        if found is None and isinstance(step, life.LookAtRemote):
+            raise TrainForgeError("the result is said to be published, but it is not on the remote")
+        if found is not None:
+            self._sender.store.note_result(job, *found)
+        elif isinstance(step, life.FindResult):
+            self._blame(job, step)
+        self._pauses.pop(job, None)
 
     def _blame(self, job: str, step: life.FindResult) -> None:
         """The remote has no result: hold that against the attempt, unless somebody was heard meanwhile."""
@@ -223,16 +237,18 @@ class Reconciler:
         if step in steps:
             self._sender.store.apply(facts, [life.Blame(step.code, step.reason)], self._sender.now())
 
-    async def _remote_failed(self, job: str, error: TrainForgeError) -> None:
+    def unsettled(self, job: str, error: TrainForgeError) -> float:
+        """Note why; gives the pause before the next try, none where that is not to be."""
         sender = self._sender
         _, tries = self._pauses.get(job, (0.0, 0))
         tries += 1
         refused = isinstance(error, GitAuthFailed | GitNotFound) and tries >= REFUSED_TRIES
         if isinstance(error, GitBlocked) or refused:
-            await asyncio.to_thread(sender.store.note_blocked, job, str(error))
-            sender.wake(job)
-            return
-        pause = min(FIRST_PAUSE_S * 2 ** (tries - 1), LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)  # noqa: S311
+            sender.store.note_blocked(job, str(error))
+            self._pauses.pop(job, None)
+            return 0.0
+        pause: float = min(FIRST_PAUSE_S * 2 ** (tries - 1), LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)  # noqa: S311
         self._pauses[job] = (time.monotonic() + pause, tries)
-        if await asyncio.to_thread(sender.store.wait, job, {"remote": error.message}):
+        if sender.store.wait(job, {"remote": error.message}):
             sender.bell.ring(JOBS, job_key(job))
+        return pause

@@ -9,13 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
-from trainforge.config.errors import Conflict, Forbidden
+from trainforge.config.errors import Forbidden
 from trainforge.config.messages import FencingToken, JournalBatch, NodeKey
 from trainforge.sender import schema as s
+from trainforge.sender.facts import may_speak
 from trainforge.sender.intake import Intake, fresh_records, read_records
 from trainforge.sender.store_jobs import JobStore
-
-LIVE = ("offered", "accepted", "running")
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,12 @@ class JournalStore(JobStore):
 
     @staticmethod
     def _check_token(c: sa.Connection, key: NodeKey, token: FencingToken) -> None:
-        """The token must be the attempt's own, and the attempt the job's newest and not given up.
-
-        An attempt that has ended well may still say what was on its way.
-        """
         a = s.attempts
         query = sa.select(a).where(a.c.job_id == key.job, a.c.number == key.attempt)
         attempt = c.execute(query).mappings().one()
-        own = (attempt["token_incarnation"], attempt["token_number"])
-        if (token.incarnation, token.number) != own:
-            raise Conflict("the fencing token is not this attempt's", hint="stop and forget this node")
-        if attempt["state"] in {"lost", "superseded"} or _given_up(c, key, attempt["state"]):
-            raise Conflict("this attempt was given up", hint="stop and forget this node")
+        own = FencingToken(incarnation=attempt["token_incarnation"], number=attempt["token_number"])
+        newest = c.execute(sa.select(s.jobs.c.attempt).where(s.jobs.c.id == key.job)).scalar_one()
+        may_speak(token, own, attempt["state"], newest=newest == key.attempt)
 
     @staticmethod
     def _accept_run(c: sa.Connection, key: NodeKey, now: float) -> None:
@@ -157,13 +150,6 @@ class JournalStore(JobStore):
                 name = f"rank{row.rank}.log" if row.rank >= 0 else f"node{row.node}.log"
                 texts.setdefault(name, []).append(row.text + "\n")
         return {name: "".join(lines) for name, lines in texts.items()}
-
-
-def _given_up(c: sa.Connection, key: NodeKey, state: str) -> bool:
-    if state in LIVE:
-        return False
-    newest = c.execute(sa.select(s.jobs.c.attempt).where(s.jobs.c.id == key.job)).scalar_one()
-    return bool(newest != key.attempt)
 
 
 def _size(intake: Intake) -> int:
