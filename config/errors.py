@@ -121,6 +121,12 @@ class Unreachable(TrainForgeError):  # noqa: N818
     status = 503
 
 
+class StorageFull(Unreachable):
+    """There is no room to store what was asked for; nothing of it has been taken on."""
+
+    code = "disk_full"
+
+
 class CommandFailed(TrainForgeError):  # noqa: N818
     """A program that was run and failed, with all the evidence there is."""
 

@@ -34,10 +34,12 @@ from trainforge.config.settings_load import (
     data_home,
     http_url,
     seconds,
+    size,
     write_private,
 )
 
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 Url = Annotated[str, AfterValidator(http_url)]
@@ -79,6 +81,7 @@ class SenderSettings(FileSettings):
     lease_ttl: Seconds = 90.0
     lost_after: Seconds = 600.0
     heartbeat_every: Seconds = 10.0
+    disk_low: Bytes = 256 * 2**20  # with less free space nothing new is taken on; 0: never mind
     repositories: Annotated[list[WatchedRepository], NoDecode, BeforeValidator(comma_list)] = Field(
         default=[]
     )
@@ -120,6 +123,7 @@ class ExecutorSettings(FileSettings):
     max_jobs: Annotated[int, Field(ge=1, le=64)] = 1
     poll_interval: Seconds = 1.0  # before asking again after a claim that failed
     heartbeat_every: Seconds = 10.0
+    disk_low: Bytes = 2**30  # with less free space it takes no new jobs; 0: never mind
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(comma_mapping)] = Field(default={})
     available: Available = ""  # such as Mon-Fri 18:00-08:00, Sat-Sun; empty: always
     accept: Literal["auto", "ask"] = "auto"  # `ask`: the machine's owner says yes to each job

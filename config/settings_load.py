@@ -22,7 +22,7 @@ from pydantic_settings import (
 
 from trainforge.config.document import Document, Location, dotted, plain, read_document
 from trainforge.config.errors import Place, SettingsError
-from trainforge.config.manifest_types import parse_duration
+from trainforge.config.manifest_types import parse_duration, parse_size
 
 # The values of the file that is being loaded, for pydantic-settings' own order of sources.
 _FILE: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("file", default=None)
@@ -180,6 +180,11 @@ def _without_password(value: str) -> str:
 
 
 # --- forms of values ----------------------------------------------------------------------------------
+
+
+def size(value: Any) -> Any:
+    """Bytes of a size such as `500Mi`; 0 is none."""
+    return 0 if str(value).strip() == "0" else parse_size(value)
 
 
 def seconds(value: Any) -> Any:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from trainforge.config.disk import FULL_WORDS
 from trainforge.config.errors import NodeFailed, TooLarge, Unreachable
 from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential, RunOrder
@@ -54,9 +55,14 @@ def fetch(
             failpoint("12.executor.commit_gone")
             raise NodeFailed(error.message, hint=error.hint, code="no_such_commit") from error
         except (git.GitError, git.AddressRefused) as error:
-            raise NodeFailed(error.message, hint=error.hint, code="checkout_failed") from error
+            raise _failed(error) from error
         else:
             return mirror
+
+
+def _failed(error: git.GitError | git.AddressRefused) -> NodeFailed:
+    code = "disk_full" if FULL_WORDS.search(error.message) else "checkout_failed"
+    return NodeFailed(error.message, hint=error.hint, code=code)
 
 
 def _fetch_once(mirror: Path, order: RunOrder, credential: Credential, *, allow_file: bool) -> None:
@@ -108,4 +114,7 @@ def work_tree(mirror: Path, order: RunOrder, destination: Path) -> None:
     """The private work tree, unless it is there from before; it appears whole or not at all."""
     if not destination.exists():
         failpoint("39.executor.disk")
-        git.checkout(mirror, order.commit, destination)
+        try:
+            git.checkout(mirror, order.commit, destination)
+        except git.GitError as error:
+            raise _failed(error) from error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainforge.config.disk import FULL_WORDS
 from trainforge.config.errors import NodeFailed
 
 TAIL = 4000
@@ -62,6 +63,7 @@ class Setup:
                 file.seek(start)
                 tail = file.read()[-TAIL:].decode("utf-8", "replace").strip()
             shown = " ".join(argv)[:300]
+            code = "disk_full" if FULL_WORDS.search(tail) else code
             raise NodeFailed(f"`{shown}` exited with {process.returncode}\n{tail}", code=code)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:

@@ -7,6 +7,7 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainforge.config.disk import FULL_WORDS
 from trainforge.config.messages import Ended, StopOrder
 from trainforge.executor.supervise import Exit
 
@@ -28,7 +29,6 @@ _PEER = re.compile(
     re.IGNORECASE,
 )
 _MARK = re.compile(r"^\[rank\d+\]: ?")
-_DISK = re.compile(r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]")
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,8 @@ def classify(code: int | None, text: str) -> tuple[str, str]:
     last = next((line.strip() for line in reversed(text.strip().splitlines()) if line.strip()), "")
     if _MEMORY.search(text):
         return "out_of_memory", _matching(text, _MEMORY) or "the training ran out of memory"
-    if _DISK.search(text):
-        return "disk_full", _matching(text, _DISK)
+    if FULL_WORDS.search(text):
+        return "disk_full", _matching(text, FULL_WORDS)
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):  # the latter is how a shell says it
         return "out_of_memory", "a process was killed by SIGKILL, which mostly means that the memory ran out"
     if code == 127:

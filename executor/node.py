@@ -12,7 +12,6 @@ whatever killed the executor, goes on where it was: a phase that is done leaves 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ import time
 from pathlib import Path
 from typing import TypeVar
 
+from trainforge.config.disk import is_full
 from trainforge.config.errors import ManifestError, NodeFailed, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
@@ -173,7 +173,7 @@ class Node(threading.Thread):
         except NodeFailed as error:
             return Ended(code=error.code, reason=str(error)[:2000], tail=error.message[-8000:])
         except OSError as error:
-            code = "disk_full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "internal"
+            code = "disk_full" if is_full(error) else "internal"
             log.log(logging.ERROR, "%s: %s", told(self.key), error, exc_info=code == "internal")
             return Ended(code=code, reason=str(error)[:2000])
         except Exception as error:
@@ -181,6 +181,8 @@ class Node(threading.Thread):
             return Ended(code="internal", reason=f"{type(error).__name__}: {error}"[:2000])
 
     def _say_ended(self, ended: Ended) -> None:
+        if ended.code == "disk_full":  # what nobody needs any more makes room for what is still to be said
+            shutil.rmtree(self.folder / "work", ignore_errors=True)
         while True:
             try:
                 self.follower.drain()

@@ -37,6 +37,7 @@ from trainforge.sender import (
 )
 from trainforge.sender.auth import RequirePerson, SafeHeaders, basic_password
 from trainforge.sender.context import Sender
+from trainforge.sender.disk import TakesNothingNewWhenLow
 from trainforge.sender.loops import core_loops
 from trainforge.sender.notify import REPOSITORIES
 from trainforge.sender.people import People
@@ -77,7 +78,10 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
 
     app = Starlette(
         routes=_routes(sender),
-        middleware=[Middleware(SafeHeaders)],
+        middleware=[
+            Middleware(SafeHeaders),
+            Middleware(TakesNothingNewWhenLow, disk=sender.disk, refuse=_refuse),
+        ],
         exception_handlers={TrainForgeError: _refuse, HTTPException: _refuse, Exception: _refuse},
         lifespan=lifespan,
     )
@@ -148,8 +152,11 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
 
 
 def git_server(sender: Sender) -> GitHttpApp:
-    async def authorize(name: str, _scope: dict[str, Any], _service: str, header: str) -> Access | None:
-        return await asyncio.to_thread(git_access, sender, name, header)
+    async def authorize(name: str, _scope: dict[str, Any], service: str, header: str) -> Access | None:
+        access = await asyncio.to_thread(git_access, sender, name, header)
+        if access is not None and service == "git-receive-pack" and not access.refs:
+            sender.disk.refuse_when_low()  # but a job's result is part of what was taken on
+        return access
 
     async def on_push(name: str) -> list[str]:
         repo = await asyncio.to_thread(watching.builtin, sender, name)

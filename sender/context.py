@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainforge.config.trust import SigningKey
+from trainforge.sender.disk import Disk
 from trainforge.sender.notify import RECONCILE, Bell
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Sender:
     # Executors that are asked for a sign of life: their waiting claims are answered at once.
     asked: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    disk: Disk = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.disk = Disk(self.data_dir, self.settings.disk_low)
+        self.store.on_full = self.disk.give_up_reserve
 
     @property
     def id(self) -> str:

@@ -114,25 +114,25 @@ class Database:
         """How many writes wait for their turn in this process."""
         return 0 if self._writer is None else self._writer.queue
 
-    def write(self) -> AbstractContextManager[Connection]:
-        """One read-write transaction, durable at the end and rolled back on an exception."""
-        return self.engine.begin() if self._writer is None else self._writer.write()
-
     @contextmanager
-    def _noticing_a_full_disk(self) -> Iterator[None]:
-        """A write for which there is no room has not happened.
+    def write(self) -> Iterator[Connection]:
+        """One read-write transaction, durable at the end and rolled back on an exception.
 
         Raises:
-            StorageFull: instead of the database's own error.
+            StorageFull: there is no room for it on the disk.
         """
         try:
             failpoint("40.sender.write")
-            yield
+            with self._transaction() as connection:
+                yield connection
         except (sa.exc.OperationalError, OSError) as error:
             if not _no_room(error):
                 raise
             self.on_full()
             raise StorageFull("the disk of the sender's database is full", hint="free space on it") from error
+
+    def _transaction(self) -> AbstractContextManager[Connection]:
+        return self.engine.begin() if self._writer is None else self._writer.write()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:

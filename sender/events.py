@@ -107,6 +107,7 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
         TrainForgeError: the repository is unknown, or git cannot read it; noted at the repository.
     """
     failpoint("01.sender.look")
+    sender.disk.refuse_when_low()
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
     try:
