@@ -121,15 +121,19 @@ class Database:
         Raises:
             StorageFull: there is no room for it on the disk.
         """
+        audited: list[str] = []
         try:
             failpoint("40.sender.write")
             with self._transaction() as connection:
+                connection.info[AUDITED] = audited
                 yield connection
         except (sa.exc.OperationalError, OSError) as error:
             if not _no_room(error):
                 raise
             self.on_full()
             raise StorageFull("the disk of the sender's database is full", hint="free space on it") from error
+        if audited and self.audit_heads is not None:
+            _append(self.audit_heads, "".join(audited))
 
     def _transaction(self) -> AbstractContextManager[Connection]:
         return self.engine.begin() if self._writer is None else self._writer.write()
