@@ -79,6 +79,17 @@ class NotTrusted(TrainForgeError):  # noqa: N818 - reads as the verdict it is
     status = 401
 
 
+class ClockSkew(NotTrusted):
+    """A message that holds but for its time. `nonce` lets the next one be judged without a clock."""
+
+    code = "clock_skew"
+
+    def __init__(self, message: str, seconds: float, nonce: str = "") -> None:
+        super().__init__(message, hint="set the clocks of both machines")
+        self.seconds = seconds
+        self.nonce = nonce
+
+
 class Forbidden(TrainForgeError):  # noqa: N818
     """Known, but not allowed to do this."""
 
@@ -104,6 +115,18 @@ class Conflict(TrainForgeError):  # noqa: N818
 class TooLarge(TrainForgeError):  # noqa: N818
     code = "too_large"
     status = 413
+
+
+class TooMany(TrainForgeError):  # noqa: N818
+    """More requests than are answered; the next may come after `retry_after` seconds."""
+
+    code = "too_many"
+    exit_code = 7
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after = retry_after
 
 
 class MessageInvalid(TrainForgeError):  # noqa: N818

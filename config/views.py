@@ -137,3 +137,29 @@ class RepositoryView(BaseModel):
     kind: Literal["builtin", "remote", "local"]
     checked: float | None = None
     error: str = ""
+
+
+# What people may do, each role all that the one before it may.
+Role = Literal["viewer", "operator", "admin"]
+ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
+
+
+class UserView(BaseModel):
+    """An account; `password` tells whether it has one, without which one gets in by a one-time link."""
+
+    name: str
+    role: Role
+    password: bool
+    created: float
+    seen: float | None = None
+
+
+class TokenView(BaseModel):
+    """An access token without its secret; `user` is whose it is, empty for one of nobody."""
+
+    id: int
+    name: str
+    role: Role
+    user: str = ""
+    created: float
+    expires: float | None = None

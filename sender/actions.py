@@ -124,11 +124,6 @@ def invite(sender: Sender) -> dict[str, Any]:
     return {"token": token.text, "expires": expires, "command": command}
 
 
-def login_link(sender: Sender) -> str:
-    """Logs one browser in, once."""
-    return f"{sender.base_url}/login?link={sender.people.new_link(sender.now())}"
-
-
 def drain_executor(sender: Sender, which: str, drained: bool) -> ExecutorView:
     """Raises NotFound."""
     found = sender.queries.executor(which, sender.now())

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from trainforge.config.errors import MessageInvalid
 from trainforge.config.messages import CommitId, Name
-from trainforge.sender import actions, streams
+from trainforge.sender import actions, secrets_api, streams
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EVENTS, EXECUTORS, JOBS
@@ -181,12 +181,6 @@ async def new_join_token(request: Request) -> Response:
     return dump(await in_thread(actions.invite, _sender(request)))
 
 
-async def new_login_link(request: Request) -> Response:
-    await read_model(request, Ask)
-    sender = _sender(request)
-    return dump({"url": await in_thread(actions.login_link, sender)})
-
-
 async def list_repositories(request: Request) -> Response:
     return _list("repositories", await in_thread(_sender(request).queries.repositories))
 
@@ -242,10 +236,10 @@ routes = [
     Route("/executors/{executor}/drain", drain_executor, methods=["POST"]),
     Route("/executors/{executor}/undrain", drain_executor, methods=["POST"]),
     Route("/join-tokens", new_join_token, methods=["POST"]),
-    Route("/login-links", new_login_link, methods=["POST"]),
     Route("/repositories", list_repositories),
     Route("/repositories", watch_repository, methods=["POST"]),
     Route("/events", list_events),
     Route("/plan", plan, methods=["POST"]),
     Route("/changes", changes),
+    *secrets_api.routes,
 ]

@@ -25,17 +25,20 @@ from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import SigningKey, digest_secret
 from trainforge.hooks.git_http import Access, GitHttpApp
 from trainforge.sender import (
+    access,
+    account,
     actions,
     api,
     compat,
     executor_api,
     pages,
+    people_api,
     schedules,
     serve,
     watching,
     webhooks,
 )
-from trainforge.sender.auth import RequirePerson, SafeHeaders, basic_password
+from trainforge.sender.auth import SafeHeaders, basic_password
 from trainforge.sender.context import Sender
 from trainforge.sender.disk import TakesNothingNewWhenLow
 from trainforge.sender.loops import core_loops
@@ -60,6 +63,7 @@ def open_sender(settings: SenderSettings) -> Sender:
     key = SigningKey.load_or_create(settings.data_dir / "sender.key")
     sender = Sender(settings, store, key, People(store), Queries(store))
     sender.queries.online_for = online_for(sender)
+    sender.people.ensure_admin(sender.now())
     return sender
 
 
@@ -77,7 +81,7 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
             await _end([*tasks, *sender.tasks])
 
     app = Starlette(
-        routes=_routes(sender),
+        routes=access.protect(_routes(sender)),
         middleware=[
             Middleware(SafeHeaders),
             Middleware(TakesNothingNewWhenLow, disk=sender.disk, refuse=_refuse),
@@ -93,12 +97,13 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
 def _routes(sender: Sender) -> list[BaseRoute]:
     return [
         Route("/health", health),
-        Mount("/api", routes=[*compat.routes, *api.routes], middleware=[Middleware(RequirePerson)]),
+        Mount("/api", routes=[*compat.routes, *people_api.routes, *api.routes]),
         Mount("/git", app=cast(ASGIApp, git_server(sender))),
         Mount("/static", app=StaticFiles(directory=pages.HERE / "static")),
         *executor_api.routes,
         *webhooks.routes,
         *pages.routes,
+        *account.routes,
     ]
 
 
@@ -178,7 +183,7 @@ def git_access(sender: Sender, name: str, header: str) -> Access | None:
         return None
     person = sender.people.by_token(secret, sender.now())
     if person is not None:
-        return Access(person.name, write=True, create=True)
+        return Access(person.name, write=person.may("operator"), create=person.may("operator"))
     job = sender.queries.job_access(digest_secret(secret), sender.now())
     if job is None:
         return None

@@ -1,10 +1,11 @@
-"""Who makes a request: a bearer token, or a browser's session whose origin is checked; and safe headers."""
+"""Who makes a request, by token or session; whether a browser means it; and safe headers."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import binascii
+import hmac
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -15,14 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trainforge.config.errors import Forbidden, NotTrusted
 from trainforge.sender.context import Sender
 from trainforge.sender.people import SESSION_LIFE_S, Person
-from trainforge.sender.problems import problem_response
 
-COOKIE = "trainforge_session"
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+COOKIE = "trainforge_session"  # over plain http, as on loopback, where browsers keep no `__Host-` cookie
+SECURE_COOKIE = "__Host-trainforge_session"
+CSRF_FIELD = "csrf"
+CSRF_HEADER = "x-csrf-token"
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+DATA_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"  # for what is no page of ours
+LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
 async def identify(connection: HTTPConnection) -> Person:
@@ -30,21 +34,18 @@ async def identify(connection: HTTPConnection) -> Person:
 
     Raises:
         NotTrusted: nobody known.
-        Forbidden: a browser sent the cookie along with a request that another site made.
     """
     sender: Sender = connection.app.state.sender
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     person: Person | None = None
     if scheme.lower() == "bearer":
         person = await asyncio.to_thread(sender.people.by_token, token.strip(), sender.now())
-    elif not scheme and (secret := connection.cookies.get(COOKIE, "")):
+    elif not scheme and (secret := session_secret(connection)):
         person = await asyncio.to_thread(sender.people.by_session, secret, sender.now())
     if person is None:
         raise NotTrusted(
             "this needs an access token that is valid here", hint="`trainforge login URL` sets one up"
         )
-    if person.cookie and connection.scope["method"] not in SAFE_METHODS:
-        check_origin(connection)
     return person
 
 
@@ -57,15 +58,30 @@ def check_origin(connection: HTTPConnection) -> None:
         Forbidden: it comes from elsewhere, or does not say where it comes from.
     """
     sender: Sender = connection.app.state.sender
+    site = connection.headers.get("sec-fetch-site")
+    if site not in {None, "same-origin"}:
+        raise Forbidden("the request comes from a page of another site")
     origin = connection.headers.get("origin")
     if origin is None:
-        if connection.headers.get("sec-fetch-site") == "same-origin":
+        if site == "same-origin":
             return
         raise Forbidden("the request does not say which page it comes from")
     ours = {connection.headers.get("host", "").lower(), urlsplit(sender.settings.public_url).netloc.lower()}
     said = urlsplit(origin)
     if said.scheme not in {"http", "https"} or not said.netloc or said.netloc.lower() not in ours:
         raise Forbidden("the request comes from a page of another site")
+
+
+def check_csrf(person: Person, said: str) -> None:
+    """What a page of ours was given for this session.
+
+    Raises:
+        Forbidden: it was not said, or for another session.
+    """
+    if not hmac.compare_digest(person.csrf.encode(), said.encode()):
+        raise Forbidden(
+            "the request does not carry the page's own token", hint="load the page again, and then try again"
+        )
 
 
 def basic_password(authorization: str) -> str:
@@ -80,31 +96,45 @@ def basic_password(authorization: str) -> str:
     return decoded.partition(":")[2]
 
 
+def client_address(request: Request) -> str:
+    """Where a request comes from; behind a proxy on this machine, what that proxy says last."""
+    sender: Sender = request.app.state.sender
+    peer = request.client.host if request.client else ""
+    if peer in LOOPBACK and sender.settings.public_url:
+        forwarded = request.headers.get("x-forwarded-for", "").rsplit(",", 1)[-1].strip()
+        return forwarded[:64] or peer
+    return peer
+
+
+# --- the session's cookie -------------------------------------------------------------------------------
+
+
+def _secure(connection: HTTPConnection) -> bool:
+    sender: Sender = connection.app.state.sender
+    return connection.url.scheme == "https" or sender.settings.public_url.startswith("https:")
+
+
+def cookie_name(connection: HTTPConnection) -> str:
+    """Over https one that no other host and no plain http can have set."""
+    return SECURE_COOKIE if _secure(connection) else COOKIE
+
+
+def session_secret(connection: HTTPConnection) -> str:
+    return connection.cookies.get(cookie_name(connection), "")
+
+
 def set_session(request: Request, response: Response, secret: str) -> None:
     """Log a browser in; the cookie is kept from scripts and from other sites' requests."""
-    sender: Sender = request.app.state.sender
-    secure = request.url.scheme == "https" or sender.settings.public_url.startswith("https:")
     response.set_cookie(
-        COOKIE, secret, max_age=SESSION_LIFE_S, path="/", httponly=True, samesite="lax", secure=secure
+        cookie_name(request), secret, max_age=SESSION_LIFE_S, path="/", httponly=True, samesite="lax",
+        secure=_secure(request),
+    )  # fmt: skip
+
+
+def clear_session(request: Request, response: Response) -> None:
+    response.delete_cookie(
+        cookie_name(request), path="/", httponly=True, samesite="lax", secure=_secure(request)
     )
-
-
-class RequirePerson:
-    """ASGI middleware: answers 401 or 403 itself, else leaves the person in `request.state.person`."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise RuntimeError("only HTTP is served here")
-        try:
-            person = await identify(HTTPConnection(scope))
-        except (NotTrusted, Forbidden) as error:
-            await problem_response(error)(scope, receive, send)
-            return
-        scope.setdefault("state", {})["person"] = person
-        await self.app(scope, receive, send)
 
 
 class SafeHeaders:
@@ -117,8 +147,10 @@ class SafeHeaders:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
+                page = headers.get("content-type", "").startswith("text/html")
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Content-Security-Policy"] = CONTENT_POLICY
+                headers["Content-Security-Policy"] = CONTENT_POLICY if page else DATA_POLICY
+                # Not `no-referrer`: browsers then call the origin of our own forms `null`.
                 headers["Referrer-Policy"] = "same-origin"
                 headers["Cross-Origin-Opener-Policy"] = "same-origin"
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainforge.config.trust import SigningKey
 from trainforge.sender.disk import Disk
+from trainforge.sender.logins import Logins
 from trainforge.sender.notify import RECONCILE, Bell
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Sender:
     people: People
     queries: Queries
     bell: Bell = field(default_factory=Bell)
+    logins: Logins = field(default_factory=Logins)
     clock: Callable[[], float] = time.time
     base_url: str = ""
     local_url: str = ""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,10 +26,9 @@ from trainforge.config.reasons import REASONS
 from trainforge.config.views import JobDetail, LogLine, MetricPoint
 from trainforge.sender import actions, streams, text
 from trainforge.sender.actions import in_thread
-from trainforge.sender.auth import COOKIE, check_origin, identify, set_session
 from trainforge.sender.context import Sender
 from trainforge.sender.people import Person
-from trainforge.sender.problems import as_error, problem, read_form
+from trainforge.sender.problems import as_error, problem, retry_header
 
 HERE = Path(__file__).parent
 STATES = ("active", "pending", "planning", "dispatching", "running", "completed", "failed", "cancelled")
@@ -81,7 +80,9 @@ def problem_page(request: Request, error: Exception) -> Response:
         wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)
     person = getattr(request.state, "person", None)
-    return render(request, "problem.html", status=known.status, person=person, problem=problem(known))
+    page = render(request, "problem.html", status=known.status, person=person, problem=problem(known))
+    page.headers.update(retry_header(known))
+    return page
 
 
 def _sender(request: Request) -> Sender:
@@ -89,8 +90,8 @@ def _sender(request: Request) -> Sender:
     return sender
 
 
-async def _person(request: Request) -> Person:
-    request.state.person = await identify(request)
+def _person(request: Request) -> Person:
+    """Whom the guard let in."""
     person: Person = request.state.person
     return person
 
@@ -103,7 +104,7 @@ async def home(_request: Request) -> Response:
 
 
 async def jobs_page(request: Request) -> Response:
-    person = await _person(request)
+    person = _person(request)
     return await in_thread(_jobs_page, request, person)
 
 
@@ -124,7 +125,7 @@ def _jobs_page(request: Request, person: Person) -> Response:
 
 
 async def executors_page(request: Request) -> Response:
-    person = await _person(request)
+    person = _person(request)
     sender = _sender(request)
     executors = await in_thread(sender.queries.executors, sender.now())
     return render(
@@ -134,7 +135,7 @@ async def executors_page(request: Request) -> Response:
 
 
 async def events_page(request: Request) -> Response:
-    person = await _person(request)
+    person = _person(request)
     events = await in_thread(lambda: _sender(request).queries.events(limit=PAGE_ROWS))
     return render(
         request, "events.html", person=person, here="/events", events=events,
@@ -146,7 +147,7 @@ async def events_page(request: Request) -> Response:
 
 
 async def job_page(request: Request) -> Response:
-    person = await _person(request)
+    person = _person(request)
     return await in_thread(_job_page, request, person)
 
 
@@ -196,7 +197,7 @@ def curves(points: list[MetricPoint]) -> dict[str, str]:
 
 
 async def stop_job(request: Request) -> Response:
-    person = await _person(request)
+    person = _person(request)
     sender = _sender(request)
     job = await in_thread(sender.queries.resolve, request.path_params["job"])
     with contextlib.suppress(Conflict):  # it has ended meanwhile, which the page shows
@@ -205,54 +206,9 @@ async def stop_job(request: Request) -> Response:
 
 
 async def retry_job(request: Request) -> Response:
-    await _person(request)
     sender = _sender(request)
     job = await in_thread(sender.queries.resolve, request.path_params["job"])
     return RedirectResponse(f"/jobs/{(await actions.retry(sender, job)).id}", 303)
-
-
-# --- logging in ---------------------------------------------------------------------------------------
-
-
-async def login_page(request: Request) -> Response:
-    link = request.query_params.get("link", "")
-    return render(request, "login.html", link=link, next=_local(request.query_params.get("next")), problem="")
-
-
-async def login(request: Request) -> Response:
-    """By a one-time link or an access token. Opening a link changes nothing: programs open links too."""
-    check_origin(request)
-    sender = _sender(request)
-    form = await read_form(request)
-    link, wanted = form.get("link", ""), _local(form.get("next"))
-    if link:
-        known = await in_thread(sender.people.use_link, link, sender.now())
-    else:
-        token = form.get("token", "").strip()
-        known = await in_thread(sender.people.by_token, token, sender.now()) is not None
-    if not known:
-        said = "This link was used, or is too old." if link else "This is not a token that is valid here."
-        return render(request, "login.html", status=401, link="", next=wanted, problem=said)
-    response = RedirectResponse(wanted, 303)
-    set_session(request, response, await in_thread(sender.people.new_session, sender.now()))
-    return response
-
-
-async def logout(request: Request) -> Response:
-    check_origin(request)
-    if secret := request.cookies.get(COOKIE):
-        await in_thread(_sender(request).people.end_session, secret)
-    response = RedirectResponse("/login", 303)
-    response.delete_cookie(COOKIE, path="/")
-    return response
-
-
-def _local(path: str | None) -> str:
-    """Where to go next, if that is a page of ours."""
-    parts = urlsplit(path or "")
-    plain = not parts.scheme and not parts.netloc and parts.path.startswith("/")
-    odd = "\\" in (path or "") or (path or "").startswith("//")
-    return str(path) if plain and not odd else "/jobs"
 
 
 def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
@@ -276,7 +232,4 @@ routes = [
     Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),
     Route("/executors", guarded(executors_page)),
     Route("/events", guarded(events_page)),
-    Route("/login", guarded(login_page)),
-    Route("/login", guarded(login), methods=["POST"]),
-    Route("/logout", guarded(logout), methods=["POST"]),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -13,7 +14,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from trainforge.config.errors import ManifestError, MessageInvalid, NotFound, TooLarge, TrainForgeError
+from trainforge.config.disk import is_full
+from trainforge.config.errors import (
+    ManifestError,
+    MessageInvalid,
+    NotFound,
+    StorageFull,
+    TooLarge,
+    TooMany,
+    TrainForgeError,
+)
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -48,6 +58,8 @@ def as_error(error: Exception) -> TrainForgeError:
         return error
     if isinstance(error, HTTPException):
         return _from_http(error)
+    if isinstance(error, OSError) and is_full(error):
+        return StorageFull("the disk of the sender is full", hint="free space on it")
     log.error("a request failed unexpectedly", exc_info=error)
     internal = TrainForgeError("TrainForge itself failed", hint="the sender's log has more", code="internal")
     internal.status = 500
@@ -63,9 +75,15 @@ def _from_http(error: HTTPException) -> TrainForgeError:
     return refusal
 
 
+def retry_header(error: TrainForgeError) -> dict[str, str]:
+    """When to come back, in whole seconds, if the error knows."""
+    return {"Retry-After": str(math.ceil(error.retry_after))} if isinstance(error, TooMany) else {}
+
+
 def problem_response(error: Exception) -> Response:
     known = as_error(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    headers |= retry_header(known)
     if known.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="trainforge"'
     if known.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

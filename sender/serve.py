@@ -122,10 +122,14 @@ def announce(path: Path, sender: Sender) -> None:
 def welcome(sender: Sender) -> None:
     """Let this machine's commands in, at the first start with a new token, and a browser by a link."""
     remark = let_in(sender)
-    link = sender.people.new_link(sender.now())
+    if sender.people.has_passwords():
+        pages = f"  its pages: {sender.base_url}/login; `trainforge user link NAME` lets somebody in once\n"
+    else:
+        link = sender.people.new_link(sender.now())
+        pages = f"  its pages, for 15 minutes and one browser: {sender.base_url}/login?link={link}\n"
     sys.stdout.write(
         f"TrainForge's sender listens at {sender.base_url}\n"
-        f"  its pages, for 15 minutes and one browser: {sender.base_url}/login?link={link}\n"
+        f"{pages}"
         "  a machine joins with what `trainforge sender token` prints; Ctrl-C stops the sender\n"
         f"{remark}"
     )
@@ -139,7 +143,9 @@ def let_in(sender: Sender) -> str:
     known = bool(token) and sender.people.by_token(token, sender.now()) is not None
     elsewhere = bool(token) and not known and client.sender_url != sender.local_url
     if not known and not sender.people.has_tokens():
-        token, known = sender.people.new_token("admin", sender.now()), True
+        owner = sender.people.first_admin()
+        token = sender.people.new_token("first-start", sender.now(), user=owner.id)
+        known = True
         if elsewhere:
             token_file.touch(0o600)
             token_file.write_text(f"{token}\n")

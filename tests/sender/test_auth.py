@@ -47,7 +47,7 @@ def test_tokens_expire_and_can_be_revoked(site: Web) -> None:
 
 def test_secrets_are_stored_as_digests_alone(site: Web) -> None:
     people, now = site.sender.people, site.sender.now()
-    secrets = [people.new_token("ada", now), people.new_link(now), people.new_session(now)]
+    secrets = [people.new_token("ada", now), people.new_link(now), people.new_session("ada", now, how="link")]
     with sqlite3.connect(site.sender.data_dir / "trainforge.db") as database:
         dump = "\n".join(database.iterdump())
     database.close()
@@ -72,10 +72,14 @@ def test_a_login_link_works_once_and_not_by_being_opened(site: Web) -> None:
 
 def test_login_links_and_sessions_end(site: Web) -> None:
     people, now = site.sender.people, site.sender.now()
-    link, session = people.new_link(now), people.new_session(now)
+    link, session = people.new_link(now), people.new_session("ada", now, how="link")
     assert not people.use_link(link, now + 16 * 60)
-    assert people.by_session(session, now + 13 * DAY) is not None
-    assert people.by_session(session, now + 15 * DAY) is None
+    for day in range(14):
+        assert people.by_session(session, now + day * DAY) is not None
+    assert people.by_session(session, now + 15 * DAY) is None  # however much it was used
+    idle = people.new_session("ada", now, how="link")
+    assert people.by_session(idle, now + 2 * DAY) is not None
+    assert people.by_session(idle, now + 6 * DAY) is None
 
 
 def test_an_access_token_logs_a_browser_in(site: Web) -> None:

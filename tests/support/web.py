@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
@@ -32,8 +33,16 @@ class Web:
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.url = sender.local_url
-        self.token = sender.people.new_token("ada", sender.now())
+        sender.people.add_user("ada", "admin", sender.now())
+        self.token = self.token_of("ada")
         self.repo = sender.store.add_repository(Repo("builtin:demo", "demo", "", "builtin"), sender.now())
+
+    def token_of(self, name: str, **fields: Any) -> str:
+        people = self.sender.people
+        account = people.account(name)
+        return people.new_token(
+            f"{name}-s", self.sender.now(), user=account.id, **{"role": account.role} | fields
+        )
 
     @property
     def bearer(self) -> dict[str, str]:
@@ -49,13 +58,16 @@ class Web:
         return answer.json()
 
     @contextmanager
-    def log_in(self) -> Iterator[httpx2.Client]:
-        """A browser with a session."""
+    def log_in(self, name: str = "ada") -> Iterator[httpx2.Client]:
+        """A browser with a session, whose requests carry what a page's forms carry."""
         headers = {"Origin": self.url, "Accept": "text/html"}
         with httpx2.Client(base_url=self.url, headers=headers, timeout=30) as browser:
-            link = self.sender.people.new_link(self.sender.now())
+            link = self.sender.people.new_link(self.sender.now(), name)
             answer = browser.post("/login", data={"link": link})
             assert answer.status_code == 303, answer.text
+            page_token = re.search(r'name="csrf" value="(\w+)"', browser.get("/account").text)
+            assert page_token is not None
+            browser.headers["X-CSRF-Token"] = page_token[1]
             yield browser
 
     # --- facts -----------------------------------------------------------------------------------------
