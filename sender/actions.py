@@ -19,7 +19,7 @@ from trainforge.hooks.watch import git_folder
 from trainforge.sender import events, registry
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
-from trainforge.sender.planner import answer, plan
+from trainforge.sender.preview import preview
 from trainforge.sender.store_events import Repo
 
 log = logging.getLogger(__name__)
@@ -113,8 +113,8 @@ def make_plan(
     """
     wanted = apply_overrides(parse_manifest(manifest), overrides)
     chosen, now = registry.choose_executors(sender, executors), sender.now()
-    found = plan(wanted, sender.store.machines(now, sender.queries.online_for), chosen=chosen, now=now)
-    return answer(wanted, found, now, ahead=sender.store.ahead(wanted.priority))
+    machines = sender.store.machines(now, sender.queries.online_for)
+    return preview(wanted, machines, now, chosen=chosen, line=sender.line())
 
 
 def invite(sender: Sender) -> dict[str, Any]:

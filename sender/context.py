@@ -14,6 +14,7 @@ from trainforge.config.trust import SigningKey
 from trainforge.sender.disk import Disk
 from trainforge.sender.logins import Logins
 from trainforge.sender.notify import RECONCILE, Bell
+from trainforge.sender.preview import Line
 
 if TYPE_CHECKING:
     from trainforge.config.settings import SenderSettings
@@ -44,6 +45,7 @@ class Sender:
     delivered: dict[str, float] = field(default_factory=dict)
     # Executors that are asked for a sign of life: their waiting claims are answered at once.
     asked: set[str] = field(default_factory=set)
+    line: Callable[[], Line] = Line  # the jobs that wait for machines now
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     disk: Disk = field(init=False)
 

@@ -182,6 +182,8 @@ def show(sender: Sender, job: str, kept: Mapping[str, Any]) -> dict[str, Any]:
         "alternatives": others,
         "suggestions": made.get("suggestions", []),
         "start": made.get("start"),
+        "ahead": made["ahead"],
+        "cells": [{**cell, "job_id": one} for cell, one in zip(made["cells"], kept["jobs"], strict=False)],
         "inactive": made["inactive"],
     }
 

@@ -84,20 +84,6 @@ def plan(
     return explain(board, need) if seats is None else complete(manifest, need, seats)
 
 
-def answer(manifest: Manifest, made: Plan | Waiting, now: float, *, ahead: int = 0) -> dict[str, Any]:
-    """What somebody who asks for a plan is told; `ahead` jobs wait for machines before this one would."""
-    others = f"{ahead} job{'' if ahead == 1 else 's'} waiting before it"
-    if isinstance(made, Plan):
-        start = Start(now, f"now, unless {others} can use these machines" if ahead else "now")
-        told: dict[str, Any] = {"plan": made.as_dict(), "waiting": {}, "suggestions": []}
-    else:
-        start = made.start or Start(None, "unknown")
-        if ahead:
-            start = Start(start.time, f"{start.words}; {others}")
-        told = {"plan": None, "waiting": made.reasons, "suggestions": list(made.suggestions)}
-    return {**told, "start": asdict(start), "inactive": manifest.inactive()}
-
-
 def complete(manifest: Manifest, need: Need, seats: Sequence[Seat]) -> Plan:
     """The plan for a job that gets these seats."""
     placed = tuple(

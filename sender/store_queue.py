@@ -19,14 +19,6 @@ class QueueStore(Database):
             rows = c.execute(query.order_by(t.c.priority.desc(), t.c.created, t.c.id)).all()
         return {row.id: row.version for row in rows}
 
-    def ahead(self, priority: int) -> int:
-        """How many jobs wait for machines before a new one of this priority."""
-        t = s.jobs
-        waiting = sa.and_(t.c.ended.is_(None), t.c.ending.is_(None), t.c.state == "planning")
-        with self.read() as c:
-            count = sa.select(sa.func.count()).where(waiting, t.c.priority >= priority)
-            return int(c.execute(count).scalar_one())
-
     def tell(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
         """Note why these jobs wait."""
         t = s.jobs

@@ -109,13 +109,10 @@ def plan(  # noqa: PLR0917 - click passes by name
         print_json(answer)
         return 0 if answer.get("plan") else 1
     click.echo(summary(found.manifest))
-    if answer.get("waiting"):
-        click.echo(f"{state_text('waiting')}: no executors fit now")
-        table(("EXECUTOR", "WHY NOT"), [(str(k), str(v)) for k, v in answer["waiting"].items()])
-    lines = plan_lines(answer["plan"]) if answer.get("plan") else []
-    lines += [f"try: {words}" for words in answer.get("suggestions", [])]
-    lines += start_lines(answer.get("start") or {})
-    lines += [f"{key}: accepted, not yet in effect" for key in answer.get("inactive", [])]
+    if answer.get("cells"):
+        table(("JOB", "PARAMETERS", "PLAN"), [cell_row(cell) for cell in answer["cells"]])
+    _show_first(answer)
+    lines = [f"{key}: accepted, not yet in effect" for key in answer.get("inactive", [])]
     for line in lines:
         click.echo(f"  {line}")
     if answer.get("plan"):
@@ -123,14 +120,41 @@ def plan(  # noqa: PLR0917 - click passes by name
     return 0 if answer.get("plan") else 1
 
 
+def _show_first(answer: dict[str, Any]) -> None:
+    """The one job, or a matrix' first: its machines and parameters, or per executor why not."""
+    if answer.get("waiting"):
+        click.echo(f"{state_text('waiting')}: no executors fit now")
+        table(("EXECUTOR", "WHY NOT"), [(str(k), str(v)) for k, v in answer["waiting"].items()])
+    lines = plan_lines(answer["plan"]) if answer.get("plan") else []
+    if lines and answer.get("cells"):
+        lines.insert(0, "job 1:")
+    lines += [f"try: {words}" for words in answer.get("suggestions", [])]
+    lines += start_lines(answer.get("start") or {})
+    for line in lines:
+        click.echo(f"  {line}")
+
+
+def cell_row(cell: dict[str, Any]) -> tuple[str, str, str]:
+    """A job of a matrix in a line: where it would run, or what keeps most executors from it."""
+    if chosen := cell.get("plan"):
+        names = ", ".join(node["name"] for node in chosen["nodes"])
+        return str(cell["number"]), cell["name"], f"now on {names}"
+    reasons = cell["waiting"]
+    if "matrix" in reasons:
+        return str(cell["number"]), cell["name"], f"waits: {reasons['matrix']}"
+    words = "; ".join(f"{name}: {why}" for name, why in list(reasons.items())[:2])
+    more = f"; and {len(reasons) - 2} more executors" if len(reasons) > 2 else ""
+    return str(cell["number"]), cell["name"], f"waits: {words}{more}"
+
+
 def plan_here(manifest: Manifest) -> dict[str, Any]:
     """What a sender would answer whose one executor is this machine."""
     from trainforge.executor.capabilities import capabilities
-    from trainforge.sender import planner
     from trainforge.sender.fit import Machine
+    from trainforge.sender.preview import preview
 
     machine, now = Machine("this machine", "this machine", capabilities(Path.cwd())), time.time()
-    return planner.answer(manifest, planner.plan(manifest, [machine], now=now), now)
+    return preview(manifest, [machine], now)
 
 
 def plan_lines(chosen: dict[str, Any]) -> list[str]:
