@@ -5,6 +5,10 @@ An entry of TRAINFORGE_CHECKPOINT_DIR is a checkpoint, a file or a folder. One t
 still matches its seal is gone on from. Names that begin with a dot or end in `.tmp` or `.part` are passed
 over, so a training that writes aside and renames is never misread.
 
+Where several nodes train together an entry is this node's part of a checkpoint. A node goes on from its own
+part only as the same one of equally many, or once the parts of all have been fetched from a store. A name
+that is written again can be matched with no other node's part, and is passed over there.
+
 On disk:  files/ (TRAINFORGE_CHECKPOINT_DIR)   seals.json (name -> Seal)
 """
 
@@ -22,6 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel
 
+from trainforge.config.errors import NodeFailed
 from trainforge.executor.supervisor import write_atomically
 
 if TYPE_CHECKING:
@@ -31,6 +36,9 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 2.0
 LOOK_S = 0.5
+OTHERS_S = 5.0  # how often to look what the other nodes have stored
+LACKING_S = 10.0  # nodes that save together begin together, this is much later
+STAYS = "checkpoints stay on this machine: without checkpoint.store no other one can go on from them"
 _UNFINISHED = (".tmp", ".part")
 T = TypeVar("T")
 
@@ -40,6 +48,10 @@ class Seal(BaseModel):
     attempt: int
     time: float
     fingerprint: str
+    rank: int = 0  # of the node whose part it is
+    nodes: int = 1  # that trained together
+    version: int = 1  # how often this name was written in that attempt
+    merged: bool = False  # the parts of all nodes are here
 
     @property
     def key(self) -> str:
@@ -52,19 +64,29 @@ class Seal(BaseModel):
 
 
 class Checkpoints:
-    """Those of one job on this machine, as one attempt sees them."""
+    """Those of one job on this machine, as one node of one attempt sees them."""
 
-    def __init__(self, folder: Path, attempt: int) -> None:
+    def __init__(self, folder: Path, attempt: int, rank: int = 0, nodes: int = 1) -> None:
         self.files = folder / "files"
-        self.attempt = attempt
+        self.attempt, self.rank, self.nodes = attempt, rank, nodes
         self._seals = folder / "seals.json"
 
     def whole(self) -> list[Seal]:
-        """What can be gone on from, the newest first."""
+        """What this node can go on from, the newest first."""
         found = [
-            seal for seal in self._read().values() if look(self.files / seal.name)[0] == seal.fingerprint
+            seal
+            for seal in self._read().values()
+            if self._suffices(seal) and look(self.files / seal.name)[0] == seal.fingerprint
         ]
         return sorted(found, key=lambda seal: seal.age, reverse=True)
+
+    def _suffices(self, seal: Seal) -> bool:
+        own = (seal.rank, seal.nodes, seal.version) == (self.rank, self.nodes, 1)
+        return seal.nodes == 1 or seal.merged or own
+
+    def only_parts(self) -> bool:
+        """Whether this machine has checkpoints and none that it could go on from."""
+        return bool(self._read()) and not self.whole()
 
     def path(self, key: str) -> str:
         """Where that checkpoint is; empty when it is not here."""
@@ -79,8 +101,15 @@ class Checkpoints:
             fingerprint, changed = look(path)
             known = seals.get(path.name)
             if fingerprint and since <= changed <= before and (not known or known.fingerprint != fingerprint):
+                again = known is not None and known.attempt == self.attempt
                 seals[path.name] = Seal(
-                    name=path.name, attempt=self.attempt, time=changed, fingerprint=fingerprint
+                    name=path.name,
+                    attempt=self.attempt,
+                    time=changed,
+                    fingerprint=fingerprint,
+                    rank=self.rank,
+                    nodes=self.nodes,
+                    version=known.version + 1 if known and again else 1,
                 )
                 new.append(seals[path.name])
         if new:
@@ -88,15 +117,30 @@ class Checkpoints:
         return sorted(new, key=lambda seal: seal.age)
 
     def restore(self, store: Store) -> None:
-        """Fetch the store's newest checkpoint where this machine has none as new."""
-        markers, here = store.markers(), self.whole()
-        if not markers or (here and here[0].age >= markers[0].age):
+        """Fetch the store's newest complete checkpoint where this machine has none as new.
+
+        The newest here may be a part that the other nodes lack, then what they can have is fetched too.
+        """
+        found, here = store.complete(), self.whole()
+        if not found:
             return
-        newest = markers[0]
+        newest, *_ = found
+        if any(seal.key == newest.key for seal in here):
+            return
+        if self.nodes == 1 and here and here[0].age >= newest.age:
+            return
         self.files.mkdir(parents=True, exist_ok=True)
-        store.fetch(newest, self.files / newest.name)
+        store.fetch(newest, self.files / newest.name, self.rank if self.nodes == newest.nodes else None)
         fingerprint, _ = look(self.files / newest.name)
-        seal = Seal(name=newest.name, attempt=newest.attempt, time=newest.time, fingerprint=fingerprint)
+        seal = Seal(
+            name=newest.name,
+            attempt=newest.attempt,
+            time=newest.time,
+            fingerprint=fingerprint,
+            rank=self.rank,
+            nodes=newest.nodes,
+            merged=True,
+        )
         self._write({**self._read(), newest.name: seal})
 
     def _read(self) -> dict[str, Seal]:
@@ -130,33 +174,84 @@ def files_of(path: Path) -> list[Path]:
 
 
 class Keeper(threading.Thread):
-    """Seals and stores checkpoints beside a running training; `warn` is told once of each kind of trouble."""
+    """Seals and stores checkpoints beside a running training; `warn` is told once of each kind of trouble.
+
+    `also` is called at each look, before it.
+    """
 
     def __init__(
-        self, checkpoints: Checkpoints, store: Store | None, since: float, warn: Callable[[str], None]
+        self,
+        checkpoints: Checkpoints,
+        store: Store | None,
+        since: float,
+        warn: Callable[[str], None],
+        *,
+        also: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="checkpoints", daemon=True)
         self.checkpoints = checkpoints
         self.store = store
         self.since = since
         self.warn = warn
+        self.also = also
         self._over = threading.Event()
         self._left: dict[str, Seal] = {}  # sealed, but not in the store yet
+        self._lacking: dict[str, float] = {}  # others' names that nothing here has, and since when
+        self._asked = 0.0
         self._said: set[str] = set()
 
     def run(self) -> None:
         while not self._over.wait(LOOK_S):
+            guarded(self.also, self._warn_once)
             self.look(time.time() - SETTLE_S)
 
     def look(self, before: float) -> None:
         guarded(lambda: self._look(before), self._warn_once)
+
+    def begin_again(self, at: float) -> None:
+        """The processes have ended and start anew: what they left half written is nobody's."""
+        self.look(at - SETTLE_S)
+        self.since = at
+
+    def end(self, before: float) -> None:
+        """The last look, once the training has ended other than well."""
+        guarded(lambda: self._end(before), self._warn_once)
 
     def _look(self, before: float) -> None:
         self._left |= {seal.name: seal for seal in self.checkpoints.seal(self.since, before)}
         for name, seal in list(self._left.items()):
             if self.store is not None:
                 self.store.put(seal, self.checkpoints.files / name)
+            else:
+                self._warn_once(STAYS)
             del self._left[name]
+        if (
+            self.store is not None
+            and self.checkpoints.nodes > 1
+            and time.monotonic() > self._asked + OTHERS_S
+        ):
+            self._asked = time.monotonic()
+            self._look_at_others(self.store)
+
+    def _look_at_others(self, store: Store) -> None:
+        """This node has no part of what others have stored and it has not begun for a while."""
+        here = self.checkpoints
+        known = store.others(here.attempt, here.rank)
+        for name in known:
+            since = self._lacking.setdefault(name, time.monotonic())
+            if not self._begun(here.files / name) and time.monotonic() >= since + LACKING_S:
+                about = {"attempt": here.attempt, "rank": here.rank, "nodes": here.nodes}
+                store.put_absent(Seal(name=name, time=time.time(), fingerprint="", **about))
+        self._lacking = {name: since for name, since in self._lacking.items() if name in known}
+
+    def _begun(self, path: Path) -> bool:
+        found, changed = look(path)
+        return changed >= self.since if found else path.exists()
+
+    def _end(self, before: float) -> None:
+        self._look(before)
+        if self.store is not None and self.checkpoints.nodes > 1:
+            self.store.put_ended(self.checkpoints.attempt, self.checkpoints.rank)
 
     def _warn_once(self, words: str) -> None:
         if words not in self._said:
@@ -172,6 +267,8 @@ def guarded(work: Callable[[], T], warn: Callable[[str], None]) -> T | None:
     """Do what no training is to fail for. Each of fsspec's file systems raises errors of its own."""
     try:
         return work()
+    except NodeFailed:
+        raise
     except Exception as error:
         log.exception("checkpoints")
         warn(f"checkpoints: {type(error).__name__}: {error}"[:2000])

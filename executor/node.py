@@ -42,11 +42,11 @@ from trainforge.config.messages import (
 )
 from trainforge.executor import launch, parameters
 from trainforge.executor.barrier import Barrier
-from trainforge.executor.checkpoint_store import Store
-from trainforge.executor.checkpoints import SETTLE_S, Checkpoints, Keeper, guarded
+from trainforge.executor.checkpoints import SETTLE_S
 from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.follow import Follower
 from trainforge.executor.journal import Journal
+from trainforge.executor.keeping import Keeping
 from trainforge.executor.metrics import Patterns
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.preparation import Preparation, Prepared
@@ -88,6 +88,7 @@ class Node(threading.Thread):
         self._local_stop: StopOrder | None = None
         self._orders: list[Order] = book.read(key)
         self.preparation = Preparation(self.key, self.folder, self.order, services, self._phase)
+        self.keeping = Keeping(services.data_dir, key, self.order, self._warn)
         self.barrier = Barrier(self.key.rank, self.journal, services.advertise, self._phase)
 
     # --- what others may call --------------------------------------------------------------------------
@@ -232,7 +233,9 @@ class Node(threading.Thread):
             return Prepared(self.preparation.kept_manifest(), "", Path())
         setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick)
         self.follower.add(setup.log, -1, "setup")
-        return self.preparation.run(setup)
+        prepared = self.preparation.run(setup)
+        self.keeping.store(prepared.manifest)  # what cannot be opened is to be known before the training
+        return prepared
 
     # --- the barrier -----------------------------------------------------------------------------------
 
@@ -243,7 +246,7 @@ class Node(threading.Thread):
         if self.order.nodes == 1:
             self.barrier.ready()
             return None
-        self.barrier.open(prepared.manifest.distributed.port or 0, self._resumable(prepared.manifest))
+        self.barrier.open(prepared.manifest.distributed.port or 0, self.keeping.resumable(prepared.manifest))
         while (order := self._newest(LaunchOrder)) is None:
             if self._stop_order() is not None:
                 raise Interrupted
@@ -276,9 +279,8 @@ class Node(threading.Thread):
 
     def _keeping(self, manifest: Manifest, watch: Watch) -> Ended:
         """Until the training has ended, with its checkpoints sealed and stored as they appear."""
-        store = self._store(manifest) if self.key.rank == 0 else None
         since = (self.folder / "run" / "spec.json").stat().st_mtime
-        keeper = Keeper(self._checkpoints(), store, since, self._warn)
+        keeper = self.keeping.keeper(manifest, since)
         keeper.start()
         try:
             ended = watch.until_ended()
@@ -286,24 +288,8 @@ class Node(threading.Thread):
             keeper.close()
         done = self.supervised.exit()
         if ended.code and done is not None:
-            keeper.look(done.ended - SETTLE_S if done.killed or done.lost else time.time())
+            keeper.end(done.ended - SETTLE_S if done.killed or done.lost else time.time())
         return ended
-
-    def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.services.data_dir / "checkpoints" / self.key.job, self.key.attempt)
-
-    def _store(self, manifest: Manifest) -> Store | None:
-        url, keep = manifest.checkpoint.store, manifest.checkpoint.keep
-        return guarded(lambda: Store(url, self.key.job, keep), self._warn) if url else None
-
-    def _resumable(self, manifest: Manifest) -> list[str]:
-        """What this node could go on from, the newest first."""
-        if self.key.attempt == 1 or manifest.checkpoint.resume == "never":
-            return []
-        checkpoints, store = self._checkpoints(), self._store(manifest)
-        if store is not None:
-            guarded(lambda: checkpoints.restore(store), self._warn)
-        return [seal.key for seal in checkpoints.whole()][:16]
 
     def _warn(self, text: str) -> None:
         self.journal.append("note", Note(level="warning", text=text))
@@ -312,7 +298,7 @@ class Node(threading.Thread):
         manifest, order = prepared.manifest, self.order
         if meeting is None and not launch.has_launcher(manifest) and launch.processes(manifest, order) > 1:
             meeting = self.barrier.alone(manifest.distributed.port or 0)
-        resume = meeting.resume if meeting and order.nodes > 1 else next(iter(self._resumable(manifest)), "")
+        resume = meeting.resume if meeting and order.nodes > 1 else self.keeping.newest(manifest)
         if resume:
             self.journal.append("note", Note(text=f"goes on from checkpoint {resume} (attempt/name)"))
         folders = self._folders(manifest, prepared.data, resume)
@@ -333,7 +319,7 @@ class Node(threading.Thread):
 
     def _folders(self, manifest: Manifest, data_folder: Path, resume: str) -> launch.Folders:
         run, output = self.folder / "run", self.folder / "output"
-        kept = self._checkpoints().files
+        kept = self.keeping.here().files
         for folder in (run, output, kept):
             folder.mkdir(parents=True, exist_ok=True)
         usual = self.preparation.working_folder(manifest) / manifest.checkpoint.dir
@@ -351,7 +337,7 @@ class Node(threading.Thread):
             metrics_file=run / "metrics.jsonl",
             params_file=params_file,
             params=params,
-            resume_from=self._checkpoints().path(resume),
+            resume_from=self.keeping.here().path(resume),
         )
 
     def _params(self, manifest: Manifest) -> parameters.Params:
@@ -407,9 +393,9 @@ class Node(threading.Thread):
     def _forget(self) -> None:
         published = self.journal.find("published")
         if published is not None and published.data["outcome"] != "failed":
-            shutil.rmtree(self.services.data_dir / "checkpoints" / self.key.job, ignore_errors=True)
+            manifest: Manifest | None = None
             with contextlib.suppress(OSError, TrainForgeError):
-                if (store := self._store(self.preparation.kept_manifest())) is not None:
-                    guarded(store.clear, self._warn)
+                manifest = self.preparation.kept_manifest()
+            self.keeping.clear(manifest)
         self.book.forget(self.key)
         self.forgotten = True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from trainforge.executor import checkpoints
 from trainforge.executor.checkpoint_store import Store
 from trainforge.executor.checkpoints import Checkpoints, Keeper
 
@@ -104,3 +105,102 @@ def test_trouble_with_the_store_is_told_once_and_tried_again(tmp_path: Path) -> 
     (tmp_path / "store").unlink()
     keeper.look(time.time())
     assert len(Store(str(tmp_path / "store"), "job", keep=1).markers()) == 1
+
+
+# --- parts of several nodes -----------------------------------------------------------------------------
+
+
+def node(folder: Path, rank: int, attempt: int = 1, nodes: int = 2) -> Checkpoints:
+    made = Checkpoints(folder / f"node-{rank}-{attempt}", attempt, rank, nodes)
+    made.files.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def keep(checkpoints: Checkpoints, store: Store) -> Keeper:
+    return Keeper(checkpoints, store, 0, fail)
+
+
+def test_parts_of_all_nodes_make_a_checkpoint_for_any_machine(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), "job", keep=1)
+    first, second = node(tmp_path, 0), node(tmp_path, 1)
+    for step in (1, 2):
+        for each in (first, second):
+            write(each, f"step-{step}/shard-{each.rank}", f"{step}/{each.rank}", age=9 - step)
+            write(each, f"step-{step}/config", f"of {each.rank}", age=9 - step)
+    keep(first, store).look(time.time())
+    assert store.complete() == [], "the second node's parts are missing"
+    write(second, "step-2/shard-1", "being written")
+    keep(second, store).look(time.time() - 5)
+    assert [made.key for made in store.complete()] == ["1/step-1"], "the newest of which all is there"
+    other = node(tmp_path, 1, attempt=2, nodes=3)
+    other.restore(store)
+    assert keys(other) == ["1/step-1"]
+    folder = Path(other.path("1/step-1"))
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        "shard-0": "1/0", "shard-1": "1/1", "config": "of 0",
+    }  # fmt: skip
+    same = node(tmp_path, 1, attempt=3)
+    same.restore(store)
+    assert Path(same.path("1/step-1"), "config").read_text() == "of 1", "each node finds its own again"
+
+
+def test_older_parts_go_when_a_newer_checkpoint_is_complete(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), "job", keep=1)
+    nodes = [node(tmp_path, rank) for rank in (0, 1)]
+    for step in range(3):
+        for each in nodes:
+            write(each, f"step-{step}", "x", age=9 - step)
+            keep(each, store).look(time.time())
+    keep(nodes[0], store).look(time.time())
+    left = {(marker.name, marker.rank) for marker in store.markers()}
+    assert {("step-2", 0), ("step-2", 1)} <= left
+    assert not {name for name, _ in left} & {"step-0"}
+
+
+def test_what_one_node_alone_writes_is_complete_once_the_others_are_known_to_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "LACKING_S", 0.0)
+    store = Store(str(tmp_path / "store"), "job", keep=1)
+    first, second = node(tmp_path, 0), node(tmp_path, 1)
+    for number in range(2):
+        write(first, "last", f"newest {number}", age=9 - number)
+        keep(first, store).look(time.time())
+    assert store.complete() == []
+    keep(second, store).look(time.time())
+    assert [made.key for made in store.complete()] == ["1/last"]
+    third = node(tmp_path, 0, attempt=2, nodes=1)
+    third.restore(store)
+    assert Path(third.path("1/last")).read_text() == "newest 1"
+
+
+def test_a_node_that_has_ended_is_waited_for_no_more(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), "job", keep=1)
+    first, second = node(tmp_path, 0), node(tmp_path, 1)
+    write(first, "step-1", "x", age=9)
+    keep(second, store).end(time.time())
+    keep(first, store).look(time.time())
+    assert [made.key for made in store.complete()] == ["1/step-1"]
+
+
+def test_parts_that_were_overwritten_are_never_mixed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"), "job", keep=2)
+    first, second = node(tmp_path, 0), node(tmp_path, 1)
+    for each, times in ((first, 2), (second, 1)):
+        for number in range(times):
+            write(each, f"last/shard-{each.rank}", f"step {number}", age=9 - number)
+            keep(each, store).look(time.time())
+    assert len(store.markers()) == 2
+    assert store.complete() == []
+
+
+def test_a_node_offers_its_own_part_as_the_same_of_as_many_nodes_alone(tmp_path: Path) -> None:
+    first = node(tmp_path, 0)
+    write(first, "step-1", "x", age=9)
+    first.seal(0, time.time())
+    folder = first.files.parent
+    assert keys(Checkpoints(folder, 2, 0, 2)) == ["1/step-1"]
+    for rank, nodes in ((1, 2), (0, 3), (0, 1)):
+        changed = Checkpoints(folder, 2, rank, nodes)
+        assert keys(changed) == []
+        assert changed.only_parts()
