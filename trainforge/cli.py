@@ -37,6 +37,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "login": ("login", "Use a sender from this machine."),
         "demo": ("demo", "See a push train on two executors, on this machine alone."),
     },
+    "People": {
+        "user": ("user", "Say who may use the sender, and as what."),
+        "token": ("token", "Give scripts and machines access."),
+    },
 }
 HIDDEN = {"git-credential": ("git_credential", "Answer git's question for a password of the sender.")}
 COMMANDS = {name: entry for section in (*SECTIONS.values(), HIDDEN) for name, entry in section.items()}

@@ -22,6 +22,8 @@ from trainforge.config.views import (
     LogLine,
     MetricPoint,
     RepositoryView,
+    TokenView,
+    UserView,
 )
 
 View = TypeVar("View", bound=BaseModel)
@@ -33,6 +35,7 @@ _BY_STATUS: dict[int, type[TrainForgeError]] = {
     404: errors.NotFound,
     409: errors.Conflict,
     413: errors.TooLarge,
+    429: errors.Unreachable,
     503: errors.Unreachable,
 }
 
@@ -146,6 +149,36 @@ class Client:
 
     def events(self, *, repository: str = "", limit: int = 20) -> list[EventView]:
         return _views(EventView, self._get("/api/events", repository=repository, limit=limit), "events")
+
+    # --- people ---------------------------------------------------------------------------------------
+
+    def me(self) -> dict[str, Any]:
+        return self._get("/api/me")
+
+    def users(self) -> list[UserView]:
+        return _views(UserView, self._get("/api/users"), "users")
+
+    def add_user(self, name: str, role: str, password: str | None) -> dict[str, Any]:
+        """Without a password, the answer has the `url` of a link where they set one."""
+        word = {"password": password} if password is not None else {}
+        return self._post("/api/users", {"name": name, "role": role, **word})
+
+    def change_user(self, name: str, method: str, part: str = "", **body: str) -> dict[str, Any]:
+        """`part` is password, link or logout."""
+        path = f"/api/users/{quote(name, safe='')}" + (f"/{part}" if part else "")
+        return self._ask(method, path, json=body) if body else self._ask(method, path)
+
+    def set_own_password(self, password: str, current: str) -> dict[str, Any]:
+        return self._ask("PUT", "/api/me/password", json={"password": password, "current": current})
+
+    def tokens(self) -> list[TokenView]:
+        return _views(TokenView, self._get("/api/tokens"), "tokens")
+
+    def add_token(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self._post("/api/tokens", request)
+
+    def revoke_token(self, number: int) -> dict[str, Any]:
+        return self._ask("DELETE", f"/api/tokens/{number}")
 
     def health(self) -> dict[str, Any]:
         return self._get("/health")
