@@ -21,6 +21,7 @@ from trainforge.config.manifest import Manifest
 from trainforge.hooks.gitrun import GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.sender import lifecycle as life
 from trainforge.sender import publisher
+from trainforge.sender.clock import Jumps
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import ring_orders
 from trainforge.sender.facts import JobFacts, Policy
@@ -56,6 +57,7 @@ class Reconciler:
 
     def __init__(self, sender: Sender, fence: Fence | None = None, results: Any = publisher) -> None:
         self._sender, self._results = sender, results
+        self._jumps = Jumps(sender)
         self.placing = Placing(
             sender, self._steps, fence or Fence(sender.store, sender.data_dir / "fence.json")
         )
@@ -68,6 +70,7 @@ class Reconciler:
         """Until the sender stops."""
         sender = self._sender
         try:
+            await asyncio.to_thread(self._jumps.begin)
             with sender.bell.listen(RECONCILE) as listener:
                 while not sender.stopping:
                     for jobs in _in_turns(await self._jobs()):
@@ -139,6 +142,7 @@ class Reconciler:
     def one_round(self, job: str) -> Round:
         """One look, and its steps."""
         sender = self._sender
+        self._jumps.settle()
         facts, row, manifest, steps = self._steps(job)
         if life.Place() not in steps:
             self.placing.leave(job)

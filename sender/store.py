@@ -15,6 +15,7 @@ from trainforge.config.failpoints import failpoint
 from trainforge.sender.database import database_url
 from trainforge.sender.migrate import migrate
 from trainforge.sender.store_audit import AuditStore
+from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_journal import JournalStore
@@ -22,7 +23,7 @@ from trainforge.sender.store_queue import QueueStore
 from trainforge.sender.store_schedules import ScheduleStore
 
 
-class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStore):
+class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStore, DeadlineStore):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.
