@@ -89,6 +89,9 @@ class SenderSettings(FileSettings):
     previous_webhook_secret: SecretStr = SecretStr("")  # accepted too while the secret is being changed
     git_username: str = ""
     git_token: SecretStr = SecretStr("")
+    allow_private_endpoints: bool = False  # executors that are pushed to may be on private networks
+    key_overlap: Seconds = 7 * 86_400.0  # for how long the old key counts after `sender rotate-key`
+    triggers_per_hour: Annotated[int, Field(ge=1)] = 60  # pushes of one repository that lead to jobs
 
     @property
     def webhook_secrets(self) -> list[str]:

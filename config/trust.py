@@ -14,7 +14,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from pydantic import ValidationError
 
-from trainforge.config.errors import NotTrusted, SettingsError
+from trainforge.config.errors import ClockSkew, NotTrusted, SettingsError
 from trainforge.config.messages import Order
 
 ALGORITHM = "Ed25519"
 ORDER_TYPE = "tf-order+jwt"
 PROOF_TYPE = "tf-proof+jwt"
+KEY_TYPE = "tf-key+jwt"
+SECRETS_TYPE = "tf-secrets+jwt"
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_LIFE_S = 300
 LEEWAY_S = 60
@@ -71,16 +73,20 @@ class SigningKey:
 
     @classmethod
     def _create(cls, path: Path) -> SigningKey:
-        key = OKPKey.generate_key("Ed25519", private=True)
+        key = cls.generate()
+        key.save(path)
+        return key
+
+    def save(self, path: Path) -> None:
+        """Write the private key, readable by its owner alone; the file is whole or the one before."""
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{secrets.token_hex(4)}")
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump(key.as_dict(private=True), file)
+            json.dump(self._key.as_dict(private=True), file)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        return cls(key)
 
     def sign(self, typ: str, claims: dict[str, Any]) -> str:
         header = {"alg": ALGORITHM, "typ": typ, "kid": self.id}
@@ -127,12 +133,15 @@ def verify(
     keys: Mapping[str, Mapping[str, str]],
     issuer: str,
     audience: str,
-    now: float,
+    now: float | None,
 ) -> Claims:
     """Check a token of ours. `keys` maps key ids to public JWKs of `issuer`; `now` is unix seconds.
 
+    Without `now` no clock is asked: the caller knows by a challenge that the token is fresh.
+
     Raises:
-        NotTrusted: for any deviation; the message names it without repeating the token.
+        ClockSkew: it holds but for its time. NotTrusted: for any other deviation; the message names it
+            without repeating the token.
     """
     if len(token) > MAX_TOKEN_BYTES or not token.isascii():
         raise NotTrusted("the signed message is too large or not ASCII")
@@ -153,7 +162,7 @@ def verify(
     return _check_claims(_strict_json(token.split(".")[1]), issuer, audience, now)
 
 
-def _check_claims(payload: dict[str, Any], issuer: str, audience: str, now: float) -> Claims:
+def _check_claims(payload: dict[str, Any], issuer: str, audience: str, now: float | None) -> Claims:
     issued, expires, jti = payload.get("iat"), payload.get("exp"), payload.get("jti")
     if type(issued) is not int or type(expires) is not int or not isinstance(jti, str) or not jti:
         raise NotTrusted("the signed message lacks iat, exp or jti")
@@ -163,12 +172,10 @@ def _check_claims(payload: dict[str, Any], issuer: str, audience: str, now: floa
         raise NotTrusted("the signed message is from, or for, somebody else")
     if not 0 < expires - issued <= MAX_LIFE_S:
         raise NotTrusted("the signed message lives too long")
-    if issued > now + LEEWAY_S:
-        raise NotTrusted(
-            f"the signed message is from {issued - now:.0f} s in the future", hint="check both clocks"
-        )
-    if now > expires + LEEWAY_S:
-        raise NotTrusted(f"the signed message expired {now - expires:.0f} s ago", hint="check both clocks")
+    if now is not None and issued > now + LEEWAY_S:
+        raise ClockSkew(f"the signed message is from {issued - now:.0f} s in the future", now - issued)
+    if now is not None and now > expires + LEEWAY_S:
+        raise ClockSkew(f"the signed message expired {now - expires:.0f} s ago", now - issued)
     return Claims(jti, issued, payload)
 
 
@@ -197,12 +204,13 @@ def verify_order(
     now: float,
     challenge: str = "",
 ) -> Order:
-    """The order in a signed instruction for this executor.
+    """The order in a signed instruction for this executor; one that answers a challenge needs no clock.
 
     Raises:
         NotTrusted: not signed by the paired sender for this executor, not fresh, or not well-formed.
     """
-    claims = verify(token, typ=ORDER_TYPE, keys=keys, issuer=sender, audience=executor, now=now)
+    clock = None if challenge else now
+    claims = verify(token, typ=ORDER_TYPE, keys=keys, issuer=sender, audience=executor, now=clock)
     said = str(claims.payload.get("challenge", ""))
     if not hmac.compare_digest(said.encode(), challenge.encode()):
         raise NotTrusted("the order does not answer this claim's challenge")
@@ -216,11 +224,20 @@ def verify_order(
 
 
 def sign_request(
-    key: SigningKey, *, subject: str, audience: str, method: str, path: str, body: bytes, now: float
+    key: SigningKey,
+    *,
+    subject: str,
+    audience: str,
+    method: str,
+    path: str,
+    body: bytes,
+    now: float,
+    nonce: str = "",
 ) -> str:
     """The value of `Authorization` that proves who makes a request, and that it is this one.
 
-    `path` includes the query. The form follows DPoP (RFC 9449), with the body bound as well.
+    `path` includes the query. The form follows DPoP (RFC 9449), with the body bound as well; `nonce` is
+    what the other side gave out because the clocks differ.
     """
     claims = {
         "iss": subject,
@@ -231,6 +248,7 @@ def sign_request(
         "htm": method,
         "htu": path,
         "body_sha256": hashlib.sha256(body).hexdigest(),
+        **({"nonce": nonce} if nonce else {}),
     }
     return f"TF-Proof {key.sign(PROOF_TYPE, claims)}"
 
@@ -256,20 +274,62 @@ def verify_request(
     method: str,
     path: str,
     body: bytes,
-    now: float,
+    now: float | None,
+    fresh: Callable[[str], bool] = lambda nonce: False,
 ) -> Claims:
     """Check that `subject` made exactly this request.
+
+    A nonce that is `fresh` stands in for the clock; so does no `now`, where what was signed is a challenge.
 
     Raises:
         NotTrusted: otherwise.
     """
     proof_issuer(authorization)
     token = authorization.partition(" ")[2]
-    claims = verify(token, typ=PROOF_TYPE, keys=keys, issuer=subject, audience=audience, now=now)
+    nonce = _strict_json(token.split(".")[1]).get("nonce")
+    clock = None if isinstance(nonce, str) and fresh(nonce) else now
+    claims = verify(token, typ=PROOF_TYPE, keys=keys, issuer=subject, audience=audience, now=clock)
     expected = {"htm": method, "htu": path, "body_sha256": hashlib.sha256(body).hexdigest()}
     if any(claims.payload.get(name) != value for name, value in expected.items()):
         raise NotTrusted("the proof is for another request")
     return claims
+
+
+# --- the sender's next key ----------------------------------------------------------------------------
+
+
+def sign_introduction(
+    key: SigningKey, *, sender: str, executor: str, next_key: Mapping[str, str], until: float, now: float
+) -> str:
+    """By the key that an executor knows: the sender's next one, and until when both are good."""
+    claims = {
+        "iss": sender,
+        "aud": executor,
+        "jti": secrets.token_urlsafe(16),
+        "iat": int(now),
+        "exp": int(now) + MAX_LIFE_S,
+        "key": dict(next_key),
+        "until": int(until),
+    }
+    return key.sign(KEY_TYPE, claims)
+
+
+def verify_introduction(
+    token: str, *, sender: str, executor: str, known: Mapping[str, str]
+) -> tuple[dict[str, str], float]:
+    """The sender's next key, and for how many seconds the one `known` is still good.
+
+    Only the newest key that is known may introduce another, so that none is ever introduced again.
+
+    Raises:
+        NotTrusted: it is not from that key.
+    """
+    keys = {thumbprint(known): known}
+    claims = verify(token, typ=KEY_TYPE, keys=keys, issuer=sender, audience=executor, now=None)
+    key, until = claims.payload.get("key"), claims.payload.get("until")
+    if not isinstance(key, dict) or type(until) is not int:
+        raise NotTrusted("the introduction of a key is not well-formed")
+    return public_jwk(key), max(0.0, until - claims.issued)
 
 
 # --- one-time join tokens -----------------------------------------------------------------------------

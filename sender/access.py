@@ -26,6 +26,7 @@ ADMIN: Role = "admin"
 PUBLIC = "public"
 LOGIN = "login"  # open to all, checks what is sent by itself
 EXECUTOR = "executor"  # the handler checks the signature of an executor's key
+JOIN = "join"  # the handler asks for a join token that was not used, and the signature of the key it is for
 SIGNED = "signed"  # the handler checks the signature of a hook's secret
 GIT = "git"  # the handler asks `app.git_access`: viewers fetch, operators push, jobs as their password says
 
@@ -36,9 +37,10 @@ ACCESS: dict[str, str] = {
     "POST /webhooks/github": SIGNED,
     "POST /hooks/git": SIGNED,
     # --- executors
-    "POST /v1/join": EXECUTOR,
+    "POST /v1/join": JOIN,
     "POST /v1/heartbeat": EXECUTOR,
     "DELETE /v1/executors/me": EXECUTOR,
+    "POST /v1/executors/me/key": EXECUTOR,
     "POST /v1/claims": EXECUTOR,
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/journal": EXECUTOR,
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/credential": EXECUTOR,
@@ -204,6 +206,7 @@ def allow(person: Person, need: Role) -> None:
         raise Forbidden(
             f"{person.name} is {person.role} here, and this takes the role {need}",
             hint="an admin can change roles: `trainforge user role NAME ROLE`",
+            code="role_needed",
         )
 
 

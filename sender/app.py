@@ -22,7 +22,7 @@ from trainforge import __version__
 from trainforge.config.errors import Forbidden, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.settings import SenderSettings
-from trainforge.config.trust import SigningKey, digest_secret
+from trainforge.config.trust import digest_secret
 from trainforge.hooks.git_http import Access, GitHttpApp
 from trainforge.sender import (
     access,
@@ -41,6 +41,7 @@ from trainforge.sender import (
 from trainforge.sender.auth import SafeHeaders, basic_password
 from trainforge.sender.context import Sender
 from trainforge.sender.disk import TakesNothingNewWhenLow
+from trainforge.sender.keys import SenderKeys
 from trainforge.sender.loops import core_loops
 from trainforge.sender.notify import REPOSITORIES
 from trainforge.sender.people import People
@@ -60,8 +61,8 @@ def open_sender(settings: SenderSettings) -> Sender:
     """The sender's state on disk, opened or made. Raises SettingsError when it cannot be used."""
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = Store.open(settings.database_url, settings.data_dir)
-    key = SigningKey.load_or_create(settings.data_dir / "sender.key")
-    sender = Sender(settings, store, key, People(store), Queries(store))
+    keys = SenderKeys.load(settings.data_dir)
+    sender = Sender(settings, store, keys, People(store), Queries(store))
     sender.queries.online_for = online_for(sender)
     sender.people.ensure_admin(sender.now())
     return sender

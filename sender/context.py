@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from trainforge.config.clock import SteadyClock
 from trainforge.config.trust import SigningKey
 from trainforge.sender.disk import Disk
+from trainforge.sender.keys import Nonces, SenderKeys
 from trainforge.sender.logins import Logins
 from trainforge.sender.notify import RECONCILE, Bell
 from trainforge.sender.preview import Line
+from trainforge.sender.throttle import Throttle
 
 if TYPE_CHECKING:
     from trainforge.config.settings import SenderSettings
@@ -32,12 +34,15 @@ class Sender:
 
     settings: SenderSettings
     store: Store
-    key: SigningKey
+    keys: SenderKeys
     people: People
     queries: Queries
-    bell: Bell = field(default_factory=Bell)
     logins: Logins = field(default_factory=Logins)
-    clock: Callable[[], float] = time.time
+    nonces: Nonces = field(default_factory=Nonces)
+    # Who tries join tokens, or signatures of hooks, that do not hold; by address.
+    strangers: Throttle = field(default_factory=lambda: Throttle(free=100, longest=60, forget_s=600))
+    bell: Bell = field(default_factory=Bell)
+    clock: Callable[[], float] = field(default_factory=SteadyClock)
     base_url: str = ""
     local_url: str = ""
     # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).
@@ -54,8 +59,12 @@ class Sender:
         self.store.on_full = self.disk.give_up_reserve
 
     @property
+    def key(self) -> SigningKey:
+        return self.keys.current
+
+    @property
     def id(self) -> str:
-        return self.key.id
+        return self.keys.id
 
     @property
     def data_dir(self) -> Path:

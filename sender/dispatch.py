@@ -19,10 +19,10 @@ import httpx2
 from trainforge.config.errors import NotTrusted, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import Claim, ClaimReply, Order
-from trainforge.config.trust import sign_order, thumbprint, verify_request
+from trainforge.config.trust import sign_order, verify_request
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import orders_key
-from trainforge.sender.store_executors import Member
+from trainforge.sender.store_members import Member
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ def ring_orders(sender: Sender, executors: Iterable[str]) -> None:
 
 
 def _sign(sender: Sender, executor: str, order: Order, challenge: str = "") -> str:
-    return sign_order(
-        sender.key, sender=sender.id, executor=executor, order=order, now=sender.now(), challenge=challenge
-    )
+    now = sender.now()
+    key = sender.keys.signing(executor, now)
+    return sign_order(key, sender=sender.id, executor=executor, order=order, now=now, challenge=challenge)
 
 
 async def accept(sender: Sender, executor: str, orders: Sequence[str]) -> None:
@@ -56,6 +56,14 @@ async def accept(sender: Sender, executor: str, orders: Sequence[str]) -> None:
         sender.wake(*{job for job, _ in accepted})
 
 
+async def refuse(sender: Sender, member: Member, order: str, why: str) -> None:
+    """The executor will never take this order: whoever planned it decides what follows."""
+    log.warning("%s refuses %s: %s", member.name, order, why)
+    job = await asyncio.to_thread(sender.store.refuse_order, member.id, order, why, sender.now())
+    if job:
+        sender.wake(job)
+
+
 # --- pull -----------------------------------------------------------------------------------------------
 
 
@@ -65,6 +73,8 @@ async def claim(sender: Sender, member: Member, said: Claim) -> ClaimReply:
     Who is asked for a sign of life is answered at once, and so comes again at once.
     """
     await accept(sender, member.id, said.accepted)
+    for order, why in said.refused.items():
+        await refuse(sender, member, order, why)
     deadline = time.monotonic() + said.wait_s
     with sender.bell.listen(orders_key(member.id)) as listener:
         while True:
@@ -160,10 +170,8 @@ class Pusher:
         if response.is_success:
             await accept(self._sender, member.id, [order.id])
         elif response.status_code in {400, 401, 403, 404, 409, 422}:
-            why = _words(response)
-            log.warning("%s refuses %s: %s", member.name, order.id, why)
-            await asyncio.to_thread(self._sender.store.refuse_order, order.id, why, self._sender.now())
-            self._sender.wake(order.node.job)
+            await prove(self._sender, self._client, member)  # it is not a stranger who says so
+            await refuse(self._sender, member, order.id, _words(response))
         else:
             response.raise_for_status()
             raise TrainForgeError(f"{member.endpoint} answers {response.status_code}")
@@ -186,12 +194,12 @@ async def prove(sender: Sender, client: httpx2.AsyncClient, member: Member) -> N
     verify_request(
         proof,
         subject=member.id,
-        keys={thumbprint(member.public_key): member.public_key},
+        keys=member.keys(sender.now()),
         audience=sender.id,
         method="PROVE",
         path=nonce,
         body=member.endpoint.encode(),
-        now=sender.now(),
+        now=None,  # the nonce is fresh
     )
 
 

@@ -23,16 +23,20 @@ from trainforge.config.messages import (
     JoinRequest,
     JournalAck,
     JournalBatch,
+    KeyChange,
     Left,
     NodeKey,
+    SecretsAsk,
 )
 from trainforge.config.trust import digest_secret
-from trainforge.sender import dispatch, journals, publisher, registry
+from trainforge.sender import dispatch, journals, publisher, registry, vault
 from trainforge.sender.context import Sender
 from trainforge.sender.problems import dump, read_body
-from trainforge.sender.store_executors import Member
+from trainforge.sender.store_members import Member
+from trainforge.sender.strangers import strangers
 
 BODY_LIMIT = 8 * 1024 * 1024
+JOIN_LIMIT = 256 * 1024  # nobody is known yet
 CREDENTIAL_LIFE_S = 3600.0
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -77,12 +81,13 @@ def _node_key(request: Request) -> NodeKey:
 
 async def join(request: Request) -> Response:
     sender: Sender = request.app.state.sender
-    body = await read_body(request, BODY_LIMIT)
-    said = _parse(JoinRequest, body)
-    authorization = request.headers.get("authorization", "")
-    reply = await asyncio.to_thread(
-        registry.join, sender, said, authorization=authorization, path=_path(request), body=body
-    )
+    with strangers(request):
+        body = await read_body(request, JOIN_LIMIT)
+        said = _parse(JoinRequest, body)
+        authorization = request.headers.get("authorization", "")
+        reply = await asyncio.to_thread(
+            registry.join, sender, said, authorization=authorization, path=_path(request), body=body
+        )
     return dump(reply)
 
 
@@ -91,9 +96,14 @@ async def heartbeat(request: Request) -> Response:
     return dump(await asyncio.to_thread(registry.heartbeat, sender, member, _parse(Heartbeat, body)))
 
 
+async def change_key(request: Request) -> Response:
+    sender, member, body = await _authenticated(request)
+    return dump(await asyncio.to_thread(registry.change_key, sender, member, _parse(KeyChange, body)))
+
+
 async def leave(request: Request) -> Response:
     sender, member, _ = await _authenticated(request)
-    await asyncio.to_thread(registry.remove_executor, sender, member.id)
+    await asyncio.to_thread(registry.remove_executor, sender, member.id, f"executor:{member.id}")
     return dump(Left(executor=member.id))
 
 
@@ -141,6 +151,12 @@ async def credential(request: Request) -> Response:
     return dump(await asyncio.to_thread(make))
 
 
+async def secret_values(request: Request) -> Response:
+    sender, member, body = await _authenticated(request)
+    ask = _parse(SecretsAsk, body)
+    return dump(await asyncio.to_thread(vault.give, sender, member.id, _node_key(request), ask))
+
+
 async def record(request: Request) -> Response:
     """All that the sender knows of the job, for rank 0 to publish."""
     sender, member, _ = await _authenticated(request)
@@ -154,8 +170,10 @@ routes = [
     Route("/v1/join", join, methods=["POST"]),
     Route("/v1/heartbeat", heartbeat, methods=["POST"]),
     Route("/v1/executors/me", leave, methods=["DELETE"]),
+    Route("/v1/executors/me/key", change_key, methods=["POST"]),
     Route("/v1/claims", claims, methods=["POST"]),
     Route(f"{_NODE}/journal", journal, methods=["POST"]),
     Route(f"{_NODE}/credential", credential, methods=["POST"]),
+    Route(f"{_NODE}/secrets", secret_values, methods=["POST"]),
     Route(f"{_NODE}/record", record, methods=["GET"]),
 ]

@@ -40,6 +40,7 @@ class Machine:
     online: bool = True
     draining: bool = False
     revoked: bool = False
+    closed: str = ""  # why it is to have no jobs for now, in words
     running: tuple[Running, ...] = ()
     cpu_percent: float = 0.0
     others: Mapping[str, int] = field(default_factory=dict)  # bytes of its GPUs that other programs use
@@ -161,6 +162,8 @@ def _closed(machine: Machine, now: float) -> str:
         return "offline"
     if machine.draining:
         return "draining: it takes no new jobs"
+    if machine.closed:
+        return machine.closed
     has = machine.capabilities
     if has.closed:
         return has.closed

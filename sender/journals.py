@@ -81,7 +81,7 @@ class Fetcher:
         sender, key = self._sender, node.key
         path = f"/v1/nodes/{key.job}/{key.attempt}/{key.rank}/journal?after={after}"
         proof = sign_request(
-            sender.key,
+            sender.keys.signing(node.member.id, sender.now()),
             subject=sender.id,
             audience=node.member.id,
             method="GET",

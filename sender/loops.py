@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx2
 
+from trainforge.hooks.outward import guarded_client
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import OUTBOX, Pusher
 from trainforge.sender.journals import Fetcher
@@ -23,7 +24,7 @@ async def core_loops(sender: Sender) -> AsyncIterator[None]:
     reconciler = Reconciler(sender)
     timeout = httpx2.Timeout(PUSH_TIMEOUT_S)
     async with (
-        httpx2.AsyncClient(timeout=timeout, follow_redirects=False) as client,
+        guarded_client(allow_private=sender.settings.allow_private_endpoints, timeout=timeout) as client,
         asyncio.TaskGroup() as group,
     ):
         loops = [

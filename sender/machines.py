@@ -15,6 +15,7 @@ import pynvml
 from trainforge import __version__
 from trainforge.config.errors import Conflict, NotFound, TrainForgeError
 from trainforge.config.views import ExecutorView
+from trainforge.hooks.outward import guarded_client
 from trainforge.sender import actions
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
@@ -180,7 +181,8 @@ async def _prove(sender: Sender, view: ExecutorView) -> str:
     if member is None:
         return f"{view.name} was removed"
     try:
-        async with httpx2.AsyncClient(timeout=ANSWER_S) as client:
+        private = sender.settings.allow_private_endpoints
+        async with guarded_client(allow_private=private, timeout=ANSWER_S) as client:
             await prove(sender, client, member)
     except (httpx2.HTTPError, httpx2.InvalidURL, TrainForgeError) as error:
         return f"{view.endpoint} does not answer as {view.name}: {error or type(error).__name__}"

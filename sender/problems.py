@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from trainforge.config.disk import is_full
 from trainforge.config.errors import (
+    ClockSkew,
     ManifestError,
     MessageInvalid,
     NotFound,
@@ -84,6 +85,8 @@ def problem_response(error: Exception) -> Response:
     known = as_error(error)
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     headers |= retry_header(known)
+    if isinstance(known, ClockSkew) and known.nonce:
+        headers["TF-Nonce"] = known.nonce
     if known.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="trainforge"'
     if known.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Any
 
-from trainforge.config.errors import Forbidden, NotFound, NotTrusted
+from trainforge.config.errors import ClockSkew, Forbidden, NotFound, NotTrusted
 from trainforge.config.failpoints import failpoint
-from trainforge.config.messages import Heartbeat, HeartbeatReply, JoinReply, JoinRequest
+from trainforge.config.messages import (
+    Heartbeat,
+    HeartbeatReply,
+    JoinReply,
+    JoinRequest,
+    KeyChange,
+    KeyChanged,
+)
 from trainforge.config.trust import (
     LEEWAY_S,
     MAX_LIFE_S,
@@ -19,19 +28,27 @@ from trainforge.config.trust import (
     thumbprint,
     verify_request,
 )
+from trainforge.hooks.addresses import AddressRefused
+from trainforge.hooks.outward import check_url
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EXECUTORS, seen_key
-from trainforge.sender.store_executors import Member
+from trainforge.sender.store_audit import SENDER
+from trainforge.sender.store_members import Member
 
 JOIN_TOKEN_LIFE_S = 15 * 60
+KEY_OVERLAP_S = 3600.0
+LOOK_FOR_VISITORS_S = 60.0
 
 
-def create_join_token(sender: Sender) -> tuple[JoinToken, float]:
-    """A token that lets one executor join, and until when; the database keeps its digest alone."""
-    token = new_join_token(sender.id)
+def create_join_token(sender: Sender, actor: str = SENDER, **kind: Any) -> tuple[JoinToken, float]:
+    """A token that lets one executor join, and until when; the database keeps its digest alone.
+
+    `kind`: with `approval`, for a visitor (`ephemeral`), for `max_jobs` jobs.
+    """
+    token = new_join_token(sender.key.id)
     now = sender.now()
     expires = now + JOIN_TOKEN_LIFE_S
-    sender.store.add_join_token(token.digest, now, expires)
+    sender.store.add_join_token(token.digest, now, expires, actor=actor, **kind)
     return token, expires
 
 
@@ -44,25 +61,27 @@ def join(sender: Sender, request: JoinRequest, *, authorization: str, path: str,
     key = public_jwk(request.public_key)
     executor = executor_id(key)
     token = parse_join_token(request.token)
-    if token.sender_key_id != sender.id:
+    if token.sender_key_id != sender.key.id:
         raise NotTrusted("this join token is another sender's", hint="ask this sender for one")
     verify_request(
         authorization,
         subject=executor,
         keys={thumbprint(key): key},
-        audience=sender.id,
+        audience=sender.key.id,
         method="POST",
         path=path,
         body=body,
-        now=sender.now(),
+        now=None,  # the token that is spent by this is fresh
     )
-    sender.store.join(token.digest, executor, request, sender.now())
+    pending = sender.store.join(token.digest, executor, request, sender.now())
+    sender.keys.pinned[executor] = sender.key.id
     sender.bell.ring(EXECUTORS)
     return JoinReply(
         executor=executor,
         sender=sender.id,
         sender_key=sender.key.public,
         lease_ttl=sender.settings.lease_ttl,
+        pending=pending,
     )
 
 
@@ -71,23 +90,33 @@ def authenticate(sender: Sender, *, authorization: str, method: str, path: str, 
 
     Raises:
         NotTrusted: unknown, not proved, or a proof that was used before. Forbidden: removed.
+        ClockSkew: its time is off; with a nonce that it may use instead of it.
     """
     member = sender.store.member(proof_issuer(authorization))
     if member is None:
         raise NotTrusted("no such executor has joined this sender", hint="join this sender first")
-    claims = verify_request(
-        authorization,
-        subject=member.id,
-        keys={thumbprint(member.public_key): member.public_key},
-        audience=sender.id,
-        method=method,
-        path=path,
-        body=body,
-        now=sender.now(),
-    )
-    if member.revoked:
-        raise Forbidden("this executor was removed from the sender", hint="join again with a new token")
     now = sender.now()
+    try:
+        claims = verify_request(
+            authorization,
+            subject=member.id,
+            keys=member.keys(now),
+            audience=sender.id,
+            method=method,
+            path=path,
+            body=body,
+            now=now,
+            fresh=sender.nonces.fresh,
+        )
+    except ClockSkew as error:
+        error.nonce = sender.nonces.new()
+        raise
+    if member.revoked:
+        raise Forbidden(
+            "this executor was removed from the sender",
+            hint="join again with a new token",
+            code="executor_removed",
+        )
     if not sender.store.use_proof(member.id, claims.jti, now + MAX_LIFE_S + 2 * LEEWAY_S, now):
         raise NotTrusted("this proof was used before")
     sender.bell.ring(seen_key(member.id))
@@ -102,16 +131,75 @@ def heartbeat(sender: Sender, member: Member, beat: Heartbeat) -> HeartbeatReply
     if changed:
         sender.bell.ring(EXECUTORS)
         sender.wake()  # somebody may be waiting for a machine like this
-    return HeartbeatReply(unknown=unknown, lease_ttl=ttl)
+    if beat.sender_key:
+        sender.keys.pinned[member.id] = beat.sender_key
+    return HeartbeatReply(
+        unknown=unknown,
+        lease_ttl=ttl,
+        notices=_notices(sender, beat),
+        pending=member.pending,
+        sender_key=sender.key.id,
+        introduction=sender.keys.introduction(member.id, beat.sender_key, sender.now()),
+    )
 
 
-def remove_executor(sender: Sender, executor: str) -> None:
+def _notices(sender: Sender, beat: Heartbeat) -> list[str]:
+    """What only the machine's owner can mend."""
+    if not beat.endpoint:
+        return []
+    try:
+        check_url(beat.endpoint, allow_private=sender.settings.allow_private_endpoints)
+    except AddressRefused as error:
+        return [f"the sender does not use the address {beat.endpoint[:200]}: {error}"]
+    return []
+
+
+def change_key(sender: Sender, member: Member, said: KeyChange) -> KeyChanged:
+    """The executor signs with another key from now on; the old one is good for a while, too.
+
+    Raises:
+        NotTrusted: it does not hold the new key. Conflict: that is another executor's.
+    """
+    key = public_jwk(said.public_key)
+    verify_request(
+        said.proof,
+        subject=member.id,
+        keys={thumbprint(key): key},
+        audience=sender.id,
+        method="KEY",
+        path=member.id,
+        body=b"",
+        now=None,  # it came in a request that is fresh
+    )
+    until = sender.now() + KEY_OVERLAP_S
+    return KeyChanged(until=sender.store.change_key(member.id, key, sender.now(), until))
+
+
+def approve_executor(sender: Sender, executor: str, actor: str) -> None:
+    """Let an executor have work. Approving one that has it already changes nothing."""
+    if sender.store.approve(executor, sender.now(), actor):
+        _changed(sender)
+
+
+async def send_visitors_off(sender: Sender) -> None:
+    """Forget the executors that came for a while and were not heard of for too long."""
+    patience = sender.settings.lease_ttl + sender.settings.lost_after
+    while not sender.stopping:
+        gone = await asyncio.to_thread(sender.store.gone_visitors, sender.now() - patience)
+        for executor in gone:
+            await asyncio.to_thread(sender.store.revoke, executor, sender.now(), SENDER, "executor.expired")
+        if gone:
+            _changed(sender)
+        await sender.bell.wait("visitors", min(patience / 4, LOOK_FOR_VISITORS_S))
+
+
+def remove_executor(sender: Sender, executor: str, actor: str = SENDER) -> None:
     """Refuse all that this executor says from now on; its nodes count as lost.
 
     Raises:
         NotFound: no such executor, or removed already.
     """
-    if not sender.store.revoke(executor, sender.now()):
+    if not sender.store.revoke(executor, sender.now(), actor):
         raise NotFound(
             f"no executor {executor} is known here", hint="`trainforge executor status` lists them"
         )
@@ -137,13 +225,13 @@ def choose_executors(sender: Sender, names: Sequence[str]) -> list[str]:
     return chosen
 
 
-def drain_executor(sender: Sender, executor: str, drained: bool) -> None:
+def drain_executor(sender: Sender, executor: str, drained: bool, actor: str = SENDER) -> None:
     """Have it finish what it trains and get no new jobs, or get them again.
 
     Raises:
         NotFound: no such executor, or removed already.
     """
-    if not sender.store.drain(executor, drained):
+    if not sender.store.drain(executor, drained, sender.now(), actor):
         raise NotFound(f"no executor {executor} is known here", hint="`trainforge executor list` lists them")
     _changed(sender)
 

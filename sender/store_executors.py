@@ -1,4 +1,4 @@
-"""Executors: joining, proofs, heartbeats, and the outbox of orders to them."""
+"""Executors: their heartbeats, what of them is taken, and the outbox of orders to them."""
 
 from __future__ import annotations
 
@@ -12,34 +12,21 @@ import sqlalchemy as sa
 from pydantic import TypeAdapter
 from sqlalchemy.engine import Connection, RowMapping
 
-from trainforge.config.errors import Conflict, NotTrusted
 from trainforge.config.messages import (
     Capabilities,
     FencingToken,
     Heartbeat,
-    JoinRequest,
     NodeKey,
     Order,
     OrderBody,
 )
 from trainforge.sender import schema as s
-from trainforge.sender.database import Database
 from trainforge.sender.fit import Machine, Running
+from trainforge.sender.store_members import Member, MemberStore, member_of
 
 _BODY: TypeAdapter[Any] = TypeAdapter(OrderBody)
 LIVE = ("offered", "accepted", "running")
 DURATIONS_SEEN = 200
-
-
-@dataclass(frozen=True)
-class Member:
-    """An executor as the doors see it."""
-
-    id: str
-    name: str
-    public_key: dict[str, str]
-    endpoint: str
-    revoked: bool
 
 
 @dataclass(frozen=True)
@@ -49,76 +36,7 @@ class SilentNode:
     acknowledged: int
 
 
-class ExecutorStore(Database):
-    # --- joining ----------------------------------------------------------------------------------------
-
-    def add_join_token(self, digest: str, now: float, expires: float) -> None:
-        with self.write() as c:
-            c.execute(sa.delete(s.join_tokens).where(s.join_tokens.c.expires < now - 86_400))
-            c.execute(sa.insert(s.join_tokens).values(digest=digest, created=now, expires=expires))
-
-    def join(self, digest: str, executor: str, request: JoinRequest, now: float) -> None:
-        """Spend the token and note the executor, or neither. Joining again with the same key renews it.
-
-        Raises:
-            NotTrusted: the token is unknown, used or expired.
-            Conflict: the name belongs to another executor.
-        """
-        tokens = s.join_tokens
-        usable = sa.and_(tokens.c.digest == digest, tokens.c.used.is_(None), tokens.c.expires > now)
-        with self.write() as c:
-            spent = c.execute(sa.update(tokens).where(usable).values(used=now, used_by=executor))
-            if spent.rowcount != 1:
-                raise NotTrusted(
-                    "this join token is unknown, used or expired", hint="ask the sender for a new one"
-                )
-            table = s.executors
-            other = sa.select(table.c.id).where(table.c.name == request.name, table.c.id != executor)
-            if c.execute(other).first() is not None:
-                raise Conflict(f"another executor is called {request.name}", hint="join under another name")
-            values = {
-                "name": request.name,
-                "public_key": request.public_key,
-                "capabilities": request.capabilities.model_dump(mode="json"),
-                "joined": now,
-                "revoked": None,
-                "drained": False,
-            }
-            new = self.insert(table).values(id=executor, load={}, **values)
-            c.execute(new.on_conflict_do_update(index_elements=["id"], set_=values))
-
-    def member(self, executor: str) -> Member | None:
-        table = s.executors
-        columns = (table.c.id, table.c.name, table.c.public_key, table.c.endpoint, table.c.revoked)
-        with self.read() as c:
-            row = c.execute(sa.select(*columns).where(table.c.id == executor)).first()
-        return None if row is None else Member(row[0], row[1], row[2], row[3], row[4] is not None)
-
-    def executor_ids(self) -> dict[str, str]:
-        """The id of every executor by its name."""
-        with self.read() as c:
-            rows = c.execute(sa.select(s.executors.c.name, s.executors.c.id)).all()
-        return {row.name: row.id for row in rows}
-
-    def use_proof(self, executor: str, jti: str, expires: float, now: float) -> bool:
-        """Whether this proof is used for the first time; it is remembered until it has expired."""
-        with self.write() as c:
-            c.execute(sa.delete(s.proofs).where(s.proofs.c.expires < now))
-            return self.add_new(c, s.proofs, {"executor_id": executor, "jti": jti, "expires": expires})
-
-    def revoke(self, executor: str, now: float) -> bool:
-        table = s.executors
-        with self.write() as c:
-            gone = sa.update(table).where(table.c.id == executor, table.c.revoked.is_(None))
-            return c.execute(gone.values(revoked=now, endpoint="")).rowcount == 1
-
-    def drain(self, executor: str, drained: bool) -> bool:
-        """Keep new jobs from this executor, or let them come again; whether it is one of ours."""
-        table = s.executors
-        with self.write() as c:
-            ours = sa.update(table).where(table.c.id == executor, table.c.revoked.is_(None))
-            return c.execute(ours.values(drained=drained)).rowcount == 1
-
+class ExecutorStore(MemberStore):
     # --- heartbeats -------------------------------------------------------------------------------------
 
     def heartbeat(
@@ -137,7 +55,7 @@ class ExecutorStore(Database):
         }
         with self.write() as c:
             old = c.execute(sa.select(table).where(table.c.id == executor)).mappings().one()
-            if beat.endpoint_seq >= old["endpoint_seq"]:
+            if _newer_endpoint(beat, old):
                 values |= {"endpoint": beat.endpoint, "endpoint_seq": beat.endpoint_seq}
             c.execute(sa.update(table).where(table.c.id == executor).values(values))
             unknown = [key for key in beat.nodes if not self._renew(c, executor, key, now + lease_ttl)]
@@ -186,6 +104,7 @@ class ExecutorStore(Database):
                 and not row["draining"],
                 draining=row["drained"],
                 revoked=row["revoked"] is not None,
+                closed=_closed(row),
                 running=tuple(running[row["id"]]),
                 cpu_percent=(row["load"] or {}).get("cpu_percent", 0.0),
                 others=_others(row),
@@ -197,7 +116,20 @@ class ExecutorStore(Database):
         """Nodes at work whose executor has an endpoint and was not heard of since a moment."""
         t, a, e = s.nodes, s.attempts, s.executors
         query = (
-            sa.select(t, e.c.name, e.c.public_key, e.c.endpoint)
+            sa.select(
+                t.c.job_id,
+                t.c.attempt,
+                t.c.rank,
+                t.c.acknowledged,
+                e.c.id,
+                e.c.name,
+                e.c.public_key,
+                e.c.endpoint,
+                e.c.revoked,
+                e.c.pending,
+                e.c.previous_key,
+                e.c.previous_until,
+            )
             .join(a, sa.and_(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt))
             .join(e, e.c.id == t.c.executor_id)
             .where(a.c.state.in_(LIVE), t.c.state != "pending", e.c.endpoint != "", e.c.revoked.is_(None))
@@ -207,7 +139,7 @@ class ExecutorStore(Database):
             rows = c.execute(query).mappings().all()
         return [
             SilentNode(
-                Member(r["executor_id"], r["name"], r["public_key"], r["endpoint"], False),
+                member_of(r),
                 NodeKey(job=r["job_id"], attempt=r["attempt"], rank=r["rank"]),
                 r["acknowledged"],
             )
@@ -243,7 +175,7 @@ class ExecutorStore(Database):
         query = sa.select(t).where(t.c.endpoint != "", t.c.revoked.is_(None), waiting)
         with self.read() as c:
             rows = c.execute(query).mappings().all()
-        return [Member(r["id"], r["name"], r["public_key"], r["endpoint"], False) for r in rows]
+        return [member_of(row) for row in rows]
 
     def accept_orders(
         self, executor: str, ids: Iterable[str], now: float, lease_ttl: float
@@ -267,12 +199,13 @@ class ExecutorStore(Database):
                     c.execute(begun.values(state="running", started=now, lease_until=now + lease_ttl))
         return [(order.job_id, order.id) for order in accepted]
 
-    def refuse_order(self, order: str, why: str, now: float) -> None:
-        """The executor will not take this order; delivering it again would change nothing."""
+    def refuse_order(self, executor: str, order: str, why: str, now: float) -> str:
+        """The executor will not take this order of its own; the job, if it was still open."""
         t = s.orders
         with self.write() as c:
-            refused = sa.update(t).where(t.c.id == order, t.c.closed.is_(None))
-            c.execute(refused.values(refused=why or "refused", closed=now))
+            mine = sa.update(t).where(t.c.id == order, t.c.executor_id == executor, t.c.closed.is_(None))
+            refused = mine.values(refused=why or "refused", closed=now).returning(t.c.job_id)
+            return c.execute(refused).scalar() or ""
 
     def add_job_credential(
         self, digest: str, *, job: str, executor: str, repository: str, now: float, expires: float
@@ -291,6 +224,20 @@ def _others(row: RowMapping) -> dict[str, int]:
     """Memory of the executor's GPUs that programs of others use."""
     used = (row["load"] or {}).get("gpu_others_bytes", ())
     return {gpu["uuid"]: size for gpu, size in zip(row["capabilities"]["gpus"], used, strict=False) if size}
+
+
+def _newer_endpoint(beat: Heartbeat, old: RowMapping) -> bool:
+    """An address counts once its number is higher; having none any more is true at once."""
+    if beat.endpoint and old["endpoint"] not in {"", beat.endpoint}:
+        return bool(beat.endpoint_seq > old["endpoint_seq"])
+    return not beat.endpoint or bool(beat.endpoint_seq >= old["endpoint_seq"])
+
+
+def _closed(row: RowMapping) -> str:
+    """Why it is to have no jobs for now, in words."""
+    if row["pending"]:
+        return f"waits for approval: `trainforge executor approve {row['name']}`"
+    return "has had all the jobs that it came for" if row["jobs_left"] == 0 else ""
 
 
 def _lasting(capabilities: Mapping[str, Any]) -> dict[str, Any]:

@@ -296,6 +296,21 @@ class JobStore(Database):
                 created=now,
             )
         )
+        self._count_job(c, placed.executor)
+
+    @staticmethod
+    def _count_job(c: Connection, executor: str) -> None:
+        """One job less that an executor which came for some may have.
+
+        Raises:
+            Conflict: it has had them all.
+        """
+        t = s.executors
+        limited = sa.and_(t.c.id == executor, t.c.jobs_left.is_not(None))
+        counted = sa.update(t).where(limited).values(jobs_left=t.c.jobs_left - 1)
+        left = c.execute(counted.returning(t.c.jobs_left)).scalar()
+        if left is not None and left < 0:
+            raise Conflict("an executor has had all the jobs that it came for")
 
     def _mark_attempt(self, c: Connection, job: JobFacts, step: life.MarkAttempt, now: float) -> None:
         assert job.attempt is not None  # noqa: S101

@@ -71,7 +71,7 @@ class LoginThrottles:
         Raises:
             TooMany: not yet.
         """
-        where = _network(address)
+        where = network(address)
         wait = max(self._addresses.wait(where, now), self._accounts.wait(account, now) if account else 0.0)
         if wait > 0:
             raise TooMany(
@@ -85,12 +85,12 @@ class LoginThrottles:
 
     def succeeded(self, account: str, address: str) -> None:
         """Good logins between bad ones do not give an address its free tries anew."""
-        self._addresses.take_back(_network(address))
+        self._addresses.take_back(network(address))
         if account:
             self._accounts.forget(account)
 
 
-def _network(address: str) -> str:
+def network(address: str) -> str:
     """One household's addresses of version 6 count as one."""
     try:
         parsed = ipaddress.ip_address(address)

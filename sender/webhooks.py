@@ -20,6 +20,7 @@ from trainforge.sender import actions
 from trainforge.sender.context import Sender
 from trainforge.sender.problems import read_body
 from trainforge.sender.store_events import NewEvent, Repo
+from trainforge.sender.strangers import strangers
 
 log = logging.getLogger(__name__)
 LOOK_TIMEOUT_S = 4.0  # the pusher waits for the hook's lines
@@ -37,8 +38,10 @@ def _known(sender: Sender, ids: tuple[str, ...]) -> Repo | None:
 async def on_github(request: Request) -> Response:
     """202 once the delivery is noted; looking at the repository comes after the answer."""
     sender: Sender = request.app.state.sender
-    body = await read_body(request, github.MAX_BODY_BYTES)
-    github.verify_signature(sender.settings.webhook_secrets, body, request.headers.get("x-hub-signature-256"))
+    with strangers(request):
+        body = await read_body(request, github.MAX_BODY_BYTES)
+        signature = request.headers.get("x-hub-signature-256")
+        github.verify_signature(sender.settings.webhook_secrets, body, signature)
     delivery = request.headers.get("x-github-delivery", "")
     hint = github.parse_push(request.headers.get("x-github-event", ""), delivery, body)
     failpoint("03.sender.webhook")
@@ -68,8 +71,10 @@ async def _look_after_answer(sender: Sender, repository: str) -> None:
 async def on_git_hook(request: Request) -> Response:
     """Answers with lines for the pusher's terminal."""
     sender: Sender = request.app.state.sender
-    body = await read_body(request, scripts.MAX_NOTICE_BYTES)
-    github.verify_signature(sender.settings.webhook_secrets, body, request.headers.get("x-hub-signature-256"))
+    with strangers(request):
+        body = await read_body(request, scripts.MAX_NOTICE_BYTES)
+        signature = request.headers.get("x-hub-signature-256")
+        github.verify_signature(sender.settings.webhook_secrets, body, signature)
     notice = scripts.parse_notice(body)
     repository = await asyncio.to_thread(_known, sender, (notice.repository_id,))
     if repository is None:

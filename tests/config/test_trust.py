@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainforge.config.errors import NotTrusted, SettingsError
+from trainforge.config.errors import ClockSkew, NotTrusted, SettingsError
 from trainforge.config.messages import FencingToken, NodeKey, Order, RunOrder, StopOrder
 from trainforge.config.messages import Repository as WireRepository
 from trainforge.config.trust import (
@@ -120,11 +120,20 @@ def test_a_whole_run_order_comes_through_unchanged() -> None:
     ("offset", "holds"), [(-61, False), (-60, True), (0, True), (360, True), (361, False)]
 )
 def test_an_order_holds_from_a_minute_before_to_a_minute_after_its_time(offset: int, holds: bool) -> None:
+    token = sign_order(SENDER, sender=SENDER.id, executor=ME, order=ORDER, now=NOW)
     if holds:
-        assert check(TOKEN, now=NOW + offset) == ORDER
+        assert check(token, challenge="", now=NOW + offset) == ORDER
     else:
-        with pytest.raises(NotTrusted, match=r"future|expired"):
-            check(TOKEN, now=NOW + offset)
+        with pytest.raises(ClockSkew, match=r"future|expired") as caught:
+            check(token, challenge="", now=NOW + offset)
+        assert caught.value.code == "clock_skew"
+        assert abs(caught.value.seconds) == abs(offset)
+        assert str(abs(offset) % 300) in str(caught.value)
+
+
+@pytest.mark.parametrize("offset", [-7200, 7200])
+def test_an_order_that_answers_a_challenge_needs_no_clock(offset: int) -> None:
+    assert check(TOKEN, now=NOW + offset) == ORDER
 
 
 def test_the_key_id_is_the_thumbprint_of_rfc_8037() -> None:

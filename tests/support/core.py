@@ -39,6 +39,7 @@ from trainforge.hooks.git import init_bare
 from trainforge.hooks.results import write_result
 from trainforge.sender import events, executor_api, registry
 from trainforge.sender.context import Sender
+from trainforge.sender.keys import SenderKeys
 from trainforge.sender.loops import core_loops
 from trainforge.sender.people import People
 from trainforge.sender.problems import problem_response
@@ -52,11 +53,12 @@ MACHINE = Capabilities(hostname="box", cpu_count=4, memory_bytes=8 * 2**30, disk
 
 
 def make_sender(folder: Path, **settings: Any) -> Sender:
-    settings = {"data_dir": folder / "sender", "heartbeat_every": 30, "lease_ttl": 90} | settings
+    usual = {"data_dir": folder / "sender", "heartbeat_every": 30, "lease_ttl": 90}
+    settings = usual | {"allow_private_endpoints": True} | settings
     chosen = SenderSettings(**settings)
     store = Store.open(chosen.database_url, Path(chosen.data_dir))
-    key = SigningKey.load_or_create(Path(chosen.data_dir) / "key.json")
-    return Sender(chosen, store, key, People(store), Queries(store))
+    keys = SenderKeys.load(Path(chosen.data_dir))
+    return Sender(chosen, store, keys, People(store), Queries(store))
 
 
 def _application(sender: Sender) -> Starlette:

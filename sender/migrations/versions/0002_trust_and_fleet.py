@@ -14,8 +14,22 @@ depends_on = None
 def upgrade() -> None:
     """One function below per subject."""
     _audit()
+    _secrets()
     _membership()
     _people()
+
+
+def _secrets() -> None:
+    op.create_table(
+        "secrets",
+        sa.Column("repository_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Text(), nullable=False),
+        sa.Column("branches", sa.JSON(), nullable=False),
+        sa.Column("changed", sa.Float(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("repository_id", "name", name="pk_secrets"),
+    )
 
 
 def _audit() -> None:
@@ -75,10 +89,11 @@ def _people() -> None:
 
 def _membership() -> None:
     """Executors that wait for approval, come for a while, or change their keys."""
-    no = {"server_default": sa.text("false"), "nullable": False}
     for table, names in (("executors", ("pending", "ephemeral")), ("join_tokens", ("approval", "ephemeral"))):
         for name in names:
-            op.add_column(table, sa.Column(name, sa.Boolean(), **no))
+            op.add_column(
+                table, sa.Column(name, sa.Boolean(), server_default=sa.text("false"), nullable=False)
+            )
     op.add_column("executors", sa.Column("jobs_left", sa.Integer(), nullable=True))
     op.add_column("executors", sa.Column("previous_key", sa.JSON(), nullable=True))
     op.add_column("executors", sa.Column("previous_until", sa.Float(), nullable=True))
