@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from trainforge.config.clock import SteadyClock
 from trainforge.config.trust import SigningKey
 from trainforge.sender.disk import Disk
 from trainforge.sender.keys import Nonces, SenderKeys
@@ -42,7 +42,7 @@ class Sender:
     # Who tries join tokens, or signatures of hooks, that do not hold; by address.
     strangers: Throttle = field(default_factory=lambda: Throttle(free=100, longest=60, forget_s=600))
     bell: Bell = field(default_factory=Bell)
-    clock: Callable[[], float] = field(default_factory=SteadyClock)
+    clock: Callable[[], float] = time.time
     base_url: str = ""
     local_url: str = ""
     # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from starlette.requests import Request
 
-from trainforge.config.clock import steady
 from trainforge.config.errors import TooMany
 from trainforge.sender.context import Sender
 from trainforge.sender.throttle import network
@@ -21,7 +21,7 @@ def strangers(request: Request) -> Iterator[None]:
         TooMany: they have to wait.
     """
     sender: Sender = request.app.state.sender
-    who, now = network(request.client.host if request.client else ""), steady()
+    who, now = network(request.client.host if request.client else ""), time.monotonic()
     wait = sender.strangers.wait(who, now)
     if wait > 0:
         raise TooMany("too many requests that were refused", retry_after=wait, hint=f"wait {wait:.0f} s")
