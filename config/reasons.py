@@ -46,6 +46,12 @@ REASONS: dict[str, Reason] = {
     "out_of_memory": Reason(
         "the job ran out of memory", "lower the batch size or ask for more memory", "retry"
     ),
+    "secret_missing": Reason(
+        "a secret that the manifest names is not set", "set it with `trainforge secret set`, then retry"
+    ),
+    "secret_refused": Reason(
+        "a secret is not for this job's branch", "allow the branch with `trainforge secret set --branch`"
+    ),
     "timeout_run": Reason("the run took longer than timeout.run", "raise timeout.run or train less"),
     "timeout_setup": Reason("preparing took longer than timeout.setup", "raise timeout.setup", "retry"),
     "timeout_queue": Reason("no executors fitted within timeout.queue", "add an executor or ask for less"),

@@ -30,6 +30,7 @@ from trainforge.config.messages import Order
 ALGORITHM = "Ed25519"
 ORDER_TYPE = "tf-order+jwt"
 PROOF_TYPE = "tf-proof+jwt"
+SECRETS_TYPE = "tf-secrets+jwt"
 KEY_TYPE = "tf-key+jwt"
 SECRETS_TYPE = "tf-secrets+jwt"
 MAX_TOKEN_BYTES = 64 * 1024

@@ -130,6 +130,16 @@ class EventView(BaseModel):
     jobs: list[str] = []
 
 
+class SecretView(BaseModel):
+    """A secret without its value. No `branches` stands for the repository's default branch."""
+
+    name: str
+    repository: str
+    branches: list[str] = []
+    changed: float
+    by: str
+
+
 class RepositoryView(BaseModel):
     id: str
     name: str

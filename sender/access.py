@@ -94,6 +94,11 @@ ACCESS: dict[str, str] = {
     "POST /api/secrets": ADMIN,
     "POST /api/secrets/rotate-key": ADMIN,
     "DELETE /api/secrets/{secret}": ADMIN,
+    # --- secrets
+    "GET /api/secrets": OPERATOR,
+    "POST /api/secrets": ADMIN,
+    "DELETE /api/secrets/{secret}": ADMIN,
+    "POST /api/secrets/rotate-key": ADMIN,
     # --- people
     "GET /api/users": ADMIN,
     "POST /api/users": ADMIN,

@@ -69,7 +69,7 @@ class Scheduler:
         if self._seen.get(repo.id) == heads:
             return
         place = events.place_of(self._sender, repo)
-        ref = _default(place, heads)
+        ref = default_ref(place, heads)
         commit = heads.get(ref, "")
         if commit and commit != store.scheduled_commit(repo.id):
             if not has_commit(place.mirror, commit):
@@ -110,7 +110,7 @@ class Scheduler:
             events.announce(sender, jobs)
 
 
-def _default(place: events.Place, heads: Mapping[str, str]) -> str:
+def default_ref(place: events.Place, heads: Mapping[str, str]) -> str:
     """The remote's default branch; where it names none that is there, a usual one or the only one."""
     if not heads:
         return ""

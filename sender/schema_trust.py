@@ -11,6 +11,18 @@ from trainforge.sender.schema import metadata
 
 __all__ = ["metadata"]
 
+# `sealed` is encrypted with the key in a file beside the database (`vault.py`).
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("repository_id", Text, primary_key=True),  # a built-in one may have yet to be pushed
+    Column("name", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("branches", JSON, nullable=False),  # globs; [] is the default branch alone
+    Column("changed", Float, nullable=False),
+    Column("by", Text, nullable=False),
+)
+
 # Append-only; each row's hash covers the one before it (`store_audit.py`).
 audit = Table(
     "audit",

@@ -1,7 +1,7 @@
 """The sender's working memory: every method is one transaction, and nobody else writes these tables.
 
 The parts are by subject (`store_audit`, `store_documents`, `store_events`, `store_executors`, `store_jobs`,
-`store_journal`); this module joins them and brings the schema up to date.
+`store_journal`, `store_secrets`); this module joins them and brings the schema up to date.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from trainforge.sender.store_audit import AuditStore
 from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
-from trainforge.sender.store_journal import JournalStore
 from trainforge.sender.store_queue import QueueStore
 from trainforge.sender.store_schedules import ScheduleStore
+from trainforge.sender.store_secrets import SecretStore
 
 
-class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, JournalStore, QueueStore, DeadlineStore):
+class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, SecretStore, QueueStore, DeadlineStore):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.
