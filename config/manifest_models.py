@@ -152,6 +152,10 @@ class Scale(Section):
             "linear",
         ),
     ] = "keep"
+    output_dir: Annotated[
+        Literal["divert", "keep"],
+        now("`divert` gives nodes other than the first a folder rank-N in params.output_dir.", "keep"),
+    ] = "divert"
 
 
 class Distributed(Section):

@@ -343,9 +343,7 @@ class Node(threading.Thread):
     def _params(self, manifest: Manifest) -> parameters.Params:
         """This node's parameters, laid over the config file as well, where the manifest names one."""
         world = launch.processes(manifest, self.order) * self.order.nodes
-        params, changed = parameters.of_node(self.order, self.key.rank, world)
-        for text in changed:
-            self.journal.append("note", Note(text=text))
+        params = parameters.of_node(self.order, self.key.rank, world)
         if name := manifest.training.config:
             folder = self.preparation.working_folder(manifest)
             path = (folder / name).resolve()

@@ -16,17 +16,13 @@ from trainforge.config.templates import fill
 Params = dict[str, Any]
 
 
-def of_node(order: RunOrder, rank: int, world: int) -> tuple[Params, list[str]]:
-    """What was planned, with this node's place among all added; and what was changed here, in words."""
-    params, changed = dict(order.params), []
-    folder = params.get("output_dir")
-    if rank and isinstance(folder, str) and folder:
-        params["output_dir"] = f"{folder.rstrip('/')}/rank-{rank}"
-        changed.append(f"params.output_dir: {folder} becomes {params['output_dir']} on this node")
+def of_node(order: RunOrder, rank: int, world: int) -> Params:
+    """What was planned for this node, with its place among all added."""
+    params = dict(order.params)
     if world > 1:
         place = {"world_size": world, "nodes": order.nodes, "node_rank": rank}
         params.setdefault("distributed", place | {"processes_per_node": world // order.nodes})
-    return params, changed
+    return params
 
 
 def arguments(texts: list[str], params: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ They are always made from the manifest's own values, so that no attempt adapts t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +14,22 @@ from trainforge.config.manifest import Manifest
 
 BATCH_SIZES = ("batch_size", "per_device_train_batch_size")
 LEARNING_RATES = ("learning_rate", "lr")
+OUTPUT = "output_dir"
 
 
 @dataclass(frozen=True)
 class Adjustment:
     key: str
-    before: float
-    after: float
+    before: float | str
+    after: float | str
     rule: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.before:.12g} becomes {self.after:.12g} ({self.rule})"
+        return f"{self.key}: {_shown(self.before)} becomes {_shown(self.after)} ({self.rule})"
 
 
 def adjust(
-    manifest: Manifest, world_size: int
+    manifest: Manifest, world_size: int, nodes: int = 1
 ) -> tuple[dict[str, Any], tuple[Adjustment, ...], tuple[str, ...]]:
     """Parameters for so many processes, what was changed, and what somebody should know about it."""
     params = dict(manifest.training.params)
@@ -59,7 +61,27 @@ def adjust(
                     f"{key} is scaled although the batch of all processes together stays the same; "
                     "distributed.scale.batch_size: keep goes with it"
                 )
+    folder = params.get(OUTPUT)
+    if nodes > 1 and scale.output_dir == "divert" and isinstance(folder, str) and folder:
+        after = _diverted(folder, 1) + (f" to rank-{nodes - 1}" if nodes > 2 else "")
+        adjusted.append(Adjustment(OUTPUT, folder, after, "on the other nodes: the first writes alone there"))
     return params, tuple(adjusted), tuple(notices)
+
+
+def of_node(params: Mapping[str, Any], adjusted: Sequence[Adjustment], rank: int) -> dict[str, Any]:
+    """What one node gets of the planned parameters."""
+    own = dict(params)
+    if rank and any(change.key == OUTPUT for change in adjusted):
+        own[OUTPUT] = _diverted(own[OUTPUT], rank)
+    return own
+
+
+def _diverted(folder: str, rank: int) -> str:
+    return f"{folder.rstrip('/')}/rank-{rank}"
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.12g}"
 
 
 def _positive(value: object, kind: type | tuple[type, ...]) -> bool:

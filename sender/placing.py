@@ -27,6 +27,7 @@ from trainforge.sender.fence import Fence
 from trainforge.sender.fit import Need, need_of
 from trainforge.sender.gang import Seat
 from trainforge.sender.notify import JOBS, job_key
+from trainforge.sender.parameters import of_node
 from trainforge.sender.planner import Plan, complete, refused_by_all
 from trainforge.sender.preview import Line
 from trainforge.sender.queue import QueuedJob, QueuePlan, plan_queue
@@ -191,7 +192,7 @@ def run_orders(sender: Sender, row: RowMapping, manifest: Manifest, made: Plan) 
             nodes=len(made.nodes),
             processes_per_node=made.processes_per_node,
             gpus=list(placed.gpus),
-            params=dict(made.params),
+            params=of_node(made.params, made.adjusted, placed.rank),
             overrides=row["overrides"],
             results_branch=manifest.results.branch,
             lease_ttl=sender.settings.lease_ttl,

@@ -91,7 +91,7 @@ def complete(manifest: Manifest, need: Need, seats: Sequence[Seat]) -> Plan:
         for rank, seat in enumerate(seats)
     )
     processes = _processes(manifest, need, len(seats[0].gpus))
-    params, adjusted, notices = adjust(manifest, len(placed) * processes)
+    params, adjusted, notices = adjust(manifest, len(placed) * processes, len(placed))
     return Plan(placed, processes, params, adjusted, notices, need.cpu, need.memory)
 
 

@@ -37,16 +37,23 @@ def waits(core: Core, job: str, words: str) -> dict[str, str]:
 
 def test_adapted_parameters_are_in_order_timeline_and_result(core: Core, tmp_path: Path) -> None:
     executors = [core.executor("alpha"), core.executor("beta")]
-    manifest = MANIFEST.replace("train.py}", "train.py, params: {batch_size: 65, epochs: 3}}")
+    manifest = MANIFEST.replace("train.py}", "train.py, params: {batch_size: 65, output_dir: out}}")
     job = core.push_job(tmp_path, manifest + "resources: {nodes: 2}\n")
-    runs: list[Order] = [executor.take("run") for executor in executors]
-    assert [run.body.params for run in runs] == [{"batch_size": 32, "epochs": 3}] * 2
+    runs: list[Order] = sorted(
+        (executor.take("run") for executor in executors), key=lambda order: order.node.rank
+    )
+    assert [run.body.params for run in runs] == [
+        {"batch_size": 32, "output_dir": "out"},
+        {"batch_size": 32, "output_dir": "out/rank-1"},
+    ]
     said = texts(core, job)
     assert "batch_size: 65 becomes 32 (divided by 2 processes)" in said
     assert any("not a multiple of 2 processes" in text for text in said)
     record = record_of(core.sender, job, "completed")
-    assert record.params == {"batch_size": 32, "epochs": 3}
-    assert [(change["before"], change["after"]) for change in record.plan["adjusted"]] == [(65, 32)]
+    assert any(text.startswith("output_dir: out becomes out/rank-1") for text in said)
+    assert record.params == {"batch_size": 32, "output_dir": "out"}
+    changes = [(change["before"], change["after"]) for change in record.plan["adjusted"]]
+    assert changes == [(65, 32), ("out", "out/rank-1")]
 
 
 def test_memory_that_a_job_was_promised_is_not_given_twice(core: Core, tmp_path: Path) -> None:
@@ -95,9 +102,9 @@ def test_a_job_that_an_owner_refuses_goes_elsewhere_and_fails_once_all_have_refu
     core: Core, tmp_path: Path
 ) -> None:
     alpha, beta = core.executor("alpha"), core.executor("beta")
+    beta.heartbeat(draining=True)
     job = core.push_job(tmp_path)
     node = alpha.take("run").node
-    beta.heartbeat(draining=True)
     alpha.journal(node, ("ended", {"code": "policy_refused", "reason": "alpha: its owner rejected it"}))
     told = waits(core, job, "refused this job: its owner rejected it")
     assert told["beta"] == "offline"

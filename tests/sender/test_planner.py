@@ -9,7 +9,7 @@ import pytest
 from support.planning import GIB, machine, manifest, node, placed, why
 from trainforge.sender.fit import need_of
 from trainforge.sender.gang import Board
-from trainforge.sender.parameters import adjust
+from trainforge.sender.parameters import adjust, of_node
 from trainforge.sender.planner import ADVICE, ALL, SHOWN, Plan, Waiting, plan
 from trainforge.sender.suggestions import estimate, size_text, suggest
 
@@ -232,6 +232,20 @@ def test_batch_size_is_divided_and_the_plan_says_so() -> None:
     assert notices == (
         "per_device_train_batch_size 10 is not a multiple of 4 processes: together they train with 8",
     )
+
+
+def test_nodes_other_than_the_first_write_elsewhere() -> None:
+    wanted = params("{}", "{output_dir: out/}")
+    after, changes, _ = adjust(wanted, 3, 3)
+    assert after == {"output_dir": "out/"}
+    assert [(one.before, one.after) for one in changes] == [("out/", "out/rank-1 to rank-2")]
+    assert [of_node(after, changes, rank)["output_dir"] for rank in range(3)] == [
+        "out/",
+        "out/rank-1",
+        "out/rank-2",
+    ]
+    assert adjust(wanted, 2, 1)[1] == (), "processes of one node share it"
+    assert adjust(params("{output_dir: keep}", "{output_dir: out}"), 2, 2)[1] == ()
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("keep", 0.1)])
