@@ -1,7 +1,13 @@
 """Why a job or node ended otherwise than well: stable codes, their meaning and the next step.
 
-The kind decides, here and nowhere else, what may be tried next: `retry` causes can be named in the
-manifest's `retry.on`; `never` causes would fail the same way again.
+The kind decides, here and nowhere else, what is tried next:
+
+    now        again at once the first time, then after rests: the cause was the moment's
+    later      again after a rest, which is longer each time: the cause may pass
+    elsewhere  on other executors, and never again on that one: the cause is the machine
+    never      not at all: it would fail the same way again, and what is shown are the words of the cause
+
+Whether `now` and `later` are tried at all, and how often, is the manifest's to say (`retry.on`, `retry.max`).
 """
 
 from __future__ import annotations
@@ -9,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["never", "retry"]
+Kind = Literal["now", "later", "elsewhere", "never"]
 
 
 @dataclass(frozen=True)
@@ -19,23 +25,28 @@ class Reason:
     kind: Kind = "never"
 
 
+def kind_of(code: str) -> Kind:
+    """What is tried next after a failure of this code; nothing after one that is not known."""
+    return REASONS[code].kind if code in REASONS else "never"
+
+
 REASONS: dict[str, Reason] = {
     "manifest_invalid": Reason("the manifest cannot be used", "mend the lines named and push again"),
     "no_such_commit": Reason(
         "the commit is not reachable from the branch it was announced on", "push the branch again"
     ),
     "checkout_failed": Reason(
-        "the commit could not be checked out", "check the repository's URL and access", "retry"
+        "the commit could not be checked out", "check the repository's URL and access", "later"
     ),
     "environment_failed": Reason(
         "the Python environment could not be prepared", "read the installer's lines in the log"
     ),
     "data_failed": Reason("the training data could not be prepared", "check data.url and data.sha256"),
     "rendezvous_unreachable": Reason(
-        "the nodes cannot reach each other", "open the port between the machines named", "retry"
+        "the nodes cannot reach each other", "open the port between the machines named", "later"
     ),
     "script_failed": Reason(
-        "the training script ended with an error", "read the traceback in the log", "retry"
+        "the training script ended with an error", "read the traceback in the log", "later"
     ),
     "script_missing": Reason(
         "the training script does not exist at this commit", "commit it, or mend training.script"
@@ -44,7 +55,7 @@ REASONS: dict[str, Reason] = {
         "fewer processes trained together than were planned", "check the launcher and the script's use of it"
     ),
     "out_of_memory": Reason(
-        "the job ran out of memory", "lower the batch size or ask for more memory", "retry"
+        "the job ran out of memory", "lower the batch size or ask for more memory", "later"
     ),
     "secret_missing": Reason(
         "a secret that the manifest names is not set", "set it with `trainforge secret set`, then retry"
@@ -53,19 +64,21 @@ REASONS: dict[str, Reason] = {
         "a secret is not for this job's branch", "allow the branch with `trainforge secret set --branch`"
     ),
     "timeout_run": Reason("the run took longer than timeout.run", "raise timeout.run or train less"),
-    "timeout_setup": Reason("preparing took longer than timeout.setup", "raise timeout.setup", "retry"),
+    "timeout_setup": Reason("preparing took longer than timeout.setup", "raise timeout.setup", "later"),
     "timeout_queue": Reason("no executors fitted within timeout.queue", "add an executor or ask for less"),
     "no_executor_possible": Reason("no executor could ever fit this job", "ask for less, or add an executor"),
-    "lost": Reason("an executor was not heard of any more", "check that machine", "retry"),
+    "lost": Reason("an executor was not heard of any more", "check that machine", "now"),
     "connection_lost": Reason(
-        "the processes of the job lost each other", "check the network between the machines named", "retry"
+        "the processes of the job lost each other", "check the network between the machines named", "now"
     ),
     "peer_failed": Reason("another node of the job failed first", "read the first failing node's log"),
     "stopped": Reason("somebody stopped the job", "`trainforge retry` runs it again"),
     "superseded": Reason("a newer job of its concurrency group took its place", "nothing, the newer runs"),
     "matrix_failed": Reason("another job of its matrix failed first", "read that job's log"),
-    "policy_refused": Reason("the executor's own policy forbids this job", "ask the machine's owner"),
-    "disk_full": Reason("the disk is full", "free space on the machine named", "retry"),
+    "policy_refused": Reason(
+        "the executor's own policy forbids this job", "ask the machine's owner", "elsewhere"
+    ),
+    "disk_full": Reason("the disk is full", "free space on the machine named", "elsewhere"),
     "publish_blocked": Reason("the remote refuses the result", "mend what the remote says, then retry"),
-    "internal": Reason("TrainForge itself failed", "report it, with the log lines", "retry"),
+    "internal": Reason("TrainForge itself failed", "report it, with the log lines", "later"),
 }

@@ -16,7 +16,7 @@ from trainforge.config.messages import (
     Reached,
     Ready,
 )
-from trainforge.config.reasons import REASONS
+from trainforge.config.reasons import kind_of
 
 LIVE = ("offered", "accepted", "running")  # the states of an attempt that still counts
 FIRST_REST_S, LONGEST_REST_S = 2.0, 600.0
@@ -127,10 +127,7 @@ class Policy:
     fail_fast: bool = True
 
     def may_retry(self, code: str, tried: int) -> bool:
-        known = REASONS.get(code)
-        return (
-            known is not None and known.kind == "retry" and code in self.retry_on and tried < self.retry_max
-        )
+        return kind_of(code) in {"now", "later"} and code in self.retry_on and tried < self.retry_max
 
     @staticmethod
     def rest(job: str, tried: int) -> float:

@@ -22,7 +22,7 @@ from trainforge.config.messages import (
     Ready,
     StopOrder,
 )
-from trainforge.config.reasons import REASONS
+from trainforge.config.reasons import REASONS, kind_of
 from trainforge.sender import turns
 from trainforge.sender.facts import AttemptFacts, JobFacts, NodeFacts, Policy
 from trainforge.sender.steps import (
@@ -87,7 +87,7 @@ LEGAL: dict[JobState, frozenset[JobState]] = {
 
 # The code of an attempt whose offer was not taken in time: it is planned anew and costs no retry.
 OFFER_EXPIRED = "offer_expired"
-REFUSED = "policy_refused"  # planned anew, too, on other executors
+REFUSED = "policy_refused"
 SETUP_SLACK_S = 60.0
 
 
@@ -280,8 +280,8 @@ def _unwind(
         return _stop_orders(alive, stop_code, stop_reason, policy)
     if code == OFFER_EXPIRED:
         return [*_give_up(attempt), MarkAttempt("superseded", "", reason), *_again(job)]
-    if code == REFUSED:
-        return [*_give_up(attempt), MarkAttempt("superseded", REFUSED, reason), *_again(job)]
+    if kind_of(code) == "elsewhere":
+        return [*_give_up(attempt), MarkAttempt("superseded", code, reason), *_again(job)]
     if policy.may_retry(code, job.tried):
         return _try_again(job, attempt, code, reason)
     meaning = REASONS[code].meaning if code in REASONS else code

@@ -18,6 +18,7 @@ from trainforge.config.errors import TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import PREPARE, Repository, RunOrder
+from trainforge.config.reasons import kind_of
 from trainforge.sender import lifecycle as life
 from trainforge.sender import publisher
 from trainforge.sender.context import Sender
@@ -153,7 +154,9 @@ class Placing:
         """Every executor that could train the job has refused it."""
         facts, _, _, steps = self._look(job)
         if life.Place() in steps and facts.refused:
-            self._sender.store.apply(facts, [life.Decide("failed", life.REFUSED, why)], self._sender.now())
+            last = facts.attempt.code if facts.attempt else ""
+            code = last if kind_of(last) == "elsewhere" else life.REFUSED
+            self._sender.store.apply(facts, [life.Decide("failed", code, why)], self._sender.now())
 
     def _tell(self, made: QueuePlan) -> None:
         """Those who were told nothing yet at once, the others from time to time."""

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.matrix import cell_name
 from trainforge.config.messages import Ended, Finished, Published, Reached, Ready
+from trainforge.config.reasons import REASONS, kind_of
 from trainforge.sender import schema as s
 from trainforge.sender.facts import AttemptFacts, Company, JobFacts, NodeFacts, Result, Stop
 
@@ -29,9 +30,12 @@ def nodes_of(job_id: str, attempt: int) -> sa.Select[Any]:
     )
 
 
+ELSEWHERE = tuple(code for code, reason in REASONS.items() if reason.kind == "elsewhere")
+
+
 def refusals_of(c: Connection, job_id: str, attempts: Sequence[RowMapping]) -> dict[str, str]:
-    """The executors that would not have this job, by the policy of their owners, and their words."""
-    numbers = [row["number"] for row in attempts if row["code"] == "policy_refused"]
+    """The executors that could not have this job, such as by their owners' policy, and their words."""
+    numbers = [row["number"] for row in attempts if kind_of(row["code"]) == "elsewhere"]
     if not numbers:
         return {}
     n, o, e = s.nodes, s.orders, s.executors
@@ -39,7 +43,7 @@ def refusals_of(c: Connection, job_id: str, attempts: Sequence[RowMapping]) -> d
         sa.select(n.c.executor_id, n.c.reason, e.c.name)
         .join(e, e.c.id == n.c.executor_id)
         .where(n.c.job_id == job_id, n.c.attempt.in_(numbers))
-        .where(n.c.outcome.is_not(None), n.c.code == "policy_refused")
+        .where(n.c.outcome.is_not(None), n.c.code.in_(ELSEWHERE))
     )
     answered = sa.select(o.c.executor_id, o.c.refused).where(
         o.c.job_id == job_id, o.c.attempt.in_(numbers), o.c.kind == "run", o.c.refused != ""

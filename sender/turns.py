@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainforge.config.reasons import kind_of
 from trainforge.config.result import moment
 from trainforge.sender.facts import JobFacts, Policy, Stop
 
@@ -35,6 +36,8 @@ def resting(job: JobFacts, policy: Policy, now: float) -> dict[str, str]:
     """Until when a failed job rests before it is tried again, in words; empty when it may go on."""
     last = job.attempt
     if last is None or last.state not in {"failed", "lost"} or last.ended is None:
+        return {}
+    if kind_of(last.code) == "now" and job.tried <= 1:
         return {}
     until = last.ended + policy.rest(job.id, job.tried)
     if now >= until:

@@ -161,7 +161,7 @@ def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
         "artifacts.store", "checkpoint.every",
         "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
         "environment.network", "environment.volumes", "gates", "notify", "on.pull_request",
-        "secrets", "training.extras",
+        "training.extras",
     ]  # fmt: skip
 
 
@@ -313,7 +313,8 @@ def test_hostile_manifests_cost_and_say_little(text: str) -> None:
 
 def test_retry_causes_are_the_reasons_that_may_be_retried() -> None:
     schema = json_schema()["$defs"]["Retry"]["properties"]["on"]["items"]["enum"]
-    assert sorted(schema) == sorted(code for code, reason in REASONS.items() if reason.kind == "retry")
+    tried = {code for code, reason in REASONS.items() if reason.kind in {"now", "later"}}
+    assert set(schema) == tried | {"disk_full"}  # which other executors try in any case
 
 
 # --- overrides ----------------------------------------------------------------------------------------

@@ -326,10 +326,22 @@ def test_a_newer_job_of_the_group_takes_the_place_of_older_ones() -> None:
     assert decided == life.Decide("cancelled", "superseded", "newer")
 
 
+@pytest.mark.parametrize("code", ["disk_full", "policy_refused"])
+def test_what_a_machine_cannot_do_is_tried_elsewhere_and_costs_no_try(code: str) -> None:
+    given_up = job(node(ended=Ended(code=code, reason="[Errno 28]")), tried=5)
+    forget, closed, again = steps(given_up)
+    assert (forget.rank, forget.body.kind) == (0, "forget")
+    assert closed == life.MarkAttempt("superseded", code, "[Errno 28]")
+    assert again == life.SetState("dispatching")
+
+
 def test_a_failed_job_rests_before_it_is_tried_again() -> None:
     over = {"state": "lost", "ended": 100.0, "code": "lost", "reason": "box0 was not heard of any more"}
-    facts = job(node(), attempt=over, state="dispatching", tried=1, queued=0.0)
-    rest = POLICY.rest(JOB, 1)
+    assert steps(job(node(), attempt=over, state="dispatching", tried=1, queued=0.0), 100) == [life.Place()]
+    script = over | {"code": "script_failed"}  # whose cause needs time to pass
+    assert isinstance(steps(job(node(), attempt=script, tried=1, queued=0.0), 100)[0], life.Wait)
+    facts = job(node(), attempt=over, state="dispatching", tried=2, queued=0.0)
+    rest = POLICY.rest(JOB, 2)
     (wait,) = steps(facts, 100 + rest - 0.01)
     assert isinstance(wait, life.Wait)
     assert not wait.held
