@@ -380,6 +380,7 @@ RetryCode = Literal[
     "connection_lost",
     "script_failed",
     "out_of_memory",
+    "memory_limit",
     "timeout_setup",
     "lost",
     "disk_full",

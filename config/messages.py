@@ -300,6 +300,8 @@ class Ended(Message):
     reason: Text = ""
     tail: Text = ""  # the last lines that explain a failure
     world_size: int | None = None  # as the processes reported it, where they did
+    peak_memory_bytes: int | None = None  # of its processes together
+    cpu_s: float | None = None
 
 
 class PublishWaiting(Message):

@@ -57,6 +57,11 @@ REASONS: dict[str, Reason] = {
     "out_of_memory": Reason(
         "the job ran out of memory", "lower the batch size or ask for more memory", "later"
     ),
+    "memory_limit": Reason(
+        "the job used more memory than the machine's owner allows",
+        "ask for as much with resources.memory, or lower the batch size",
+        "later",
+    ),
     "secret_missing": Reason(
         "a secret that the manifest names is not set", "set it with `trainforge secret set`, then retry"
     ),

@@ -34,6 +34,8 @@ class NodeRecord(BaseModel):
     reason: str = ""
     exit_code: int | None = None
     tail: str = ""
+    peak_memory_bytes: int | None = None
+    cpu_s: float | None = None
     capabilities: Capabilities | None = None
 
 

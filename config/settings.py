@@ -124,6 +124,8 @@ class ExecutorSettings(FileSettings):
     tunnel_command: str = ""  # prints the public URL; {port} stands for the port
     ngrok_token: SecretStr = SecretStr("")
     max_jobs: Annotated[int, Field(ge=1, le=64)] = 1
+    max_memory_gb: Annotated[float, Field(gt=0)] | None = None  # of 10^9 bytes; what jobs may use of it
+    max_cpu_percent: Annotated[float, Field(gt=0, le=100)] | None = None  # of all cores
     poll_interval: Seconds = 1.0  # before asking again after a claim that failed
     heartbeat_every: Seconds = 10.0
     disk_low: Bytes = 2**30  # with less free space it takes no new jobs; 0: never mind

@@ -18,6 +18,7 @@ import pynvml
 from trainforge.config import disk
 from trainforge.config.messages import Capabilities, Gpu, Load
 from trainforge.config.settings import ExecutorSettings
+from trainforge.executor.limits import Limits
 
 
 def version_of(package: str) -> str:
@@ -58,7 +59,14 @@ def own_capabilities(settings: ExecutorSettings) -> Capabilities:
     has = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs)
     offset = time.localtime().tm_gmtoff
     closed = disk.low(settings.data_dir, settings.disk_low)
-    changes = {"available": settings.available, "utc_offset": float(offset), "closed": closed}
+    limits = Limits.of(settings)
+    changes = {
+        "memory_bytes": min(has.memory_bytes, limits.memory or has.memory_bytes),
+        "cpu_count": len(limits.cpus) or has.cpu_count,
+        "available": settings.available,
+        "utc_offset": float(offset),
+        "closed": closed,
+    }
     return has.model_copy(update=changes)
 
 

@@ -96,6 +96,9 @@ def _asked(done: Exit, stop: StopOrder | None, run_timeout: float | None) -> tup
         return "lost", "the training's supervisor was killed"
     if done.stopped == "timeout_run":
         return "timeout_run", f"the training took longer than timeout.run, {run_timeout or 0:g} s"
+    if done.stopped == "memory_limit":
+        used, most = done.peak_memory_bytes / 1e9, done.memory_limit / 1e9
+        return "memory_limit", f"the training used {used:.2f} of the {most:g} GB that this machine gives jobs"
     if done.stopped == "stop":
         return "stopped", "the machine is shutting down"
     return None

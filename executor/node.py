@@ -46,6 +46,7 @@ from trainforge.executor.checkpoints import SETTLE_S
 from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.follow import Follower
 from trainforge.executor.journal import Journal
+from trainforge.executor.limits import Limits
 from trainforge.executor.keeping import Keeping
 from trainforge.executor.metrics import Patterns
 from trainforge.executor.orders import OrderBook
@@ -315,7 +316,9 @@ class Node(threading.Thread):
                 deadline=time.time() + run_limit if run_limit else 0.0,
             )
         )
-        self.supervised.prepare(planned, timeout_s=run_limit, grace_s=manifest.timeout.grace)
+        limits = Limits.of(self.services.settings)
+        grace = manifest.timeout.grace
+        self.supervised.prepare(planned, timeout_s=run_limit, grace_s=grace, limits=limits)
 
     def _folders(self, manifest: Manifest, data_folder: Path, resume: str) -> launch.Folders:
         run, output = self.folder / "run", self.folder / "output"

@@ -7,12 +7,15 @@ from typing import Protocol
 
 from trainforge.config.messages import GitCredential, NodeKey
 from trainforge.config.result import JobRecord
+from trainforge.config.settings import ExecutorSettings
 from trainforge.executor.acceptance import Acceptance
 
 
 class Services(Protocol):
     @property
     def data_dir(self) -> Path: ...
+    @property
+    def settings(self) -> ExecutorSettings: ...
     @property
     def advertise(self) -> list[str]: ...
     @property

@@ -18,9 +18,11 @@ import psutil
 from trainforge.config.messages import Usage
 from trainforge.executor import supervisor
 from trainforge.executor.launch import Launch
+from trainforge.executor.limits import Limits
 
 PROGRAM = str(Path(__file__).with_name("supervisor.py"))
 MARK = "TRAINFORGE_SUPERVISION"
+NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,12 @@ class Exit:
     """How a training ended. `lost`: its supervisor died before it could write that down."""
 
     exit_code: int | None
-    stopped: str = ""  # stop, timeout_run
+    stopped: str = ""  # stop, timeout_run, memory_limit
     killed: bool = False
     started: float = 0.0
     ended: float = 0.0
-    max_rss_bytes: int = 0
+    peak_memory_bytes: int = 0  # of all processes together
+    memory_limit: int = 0
     cpu_s: float = 0.0
     lost: bool = False
 
@@ -49,7 +52,9 @@ class Supervised:
     def begun(self) -> bool:
         return (self.run / "spec.json").exists()
 
-    def prepare(self, launch: Launch, *, timeout_s: float | None, grace_s: float) -> None:
+    def prepare(
+        self, launch: Launch, *, timeout_s: float | None, grace_s: float, limits: Limits = NO_LIMITS
+    ) -> None:
         """Write down what to run; from here on `start` may be called any number of times."""
         for folder in ("logs", "ranks"):
             (self.run / folder).mkdir(parents=True, exist_ok=True)
@@ -61,6 +66,8 @@ class Supervised:
             "cwd": str(launch.cwd),
             "timeout_s": timeout_s,
             "grace_s": grace_s,
+            "memory_limit": limits.memory,
+            "cpus": limits.cpus,
             "processes": launch.processes,
             "world_size": launch.world_size,
             "mark": env[MARK],

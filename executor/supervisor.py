@@ -31,6 +31,8 @@ from typing import Any
 PR_SET_CHILD_SUBREAPER = 36
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 POLL_S = 0.5
+MEASURE_S = 1.0
+MEMORY_GRACE_S = 5.0
 
 
 class Supervision:
@@ -45,10 +47,16 @@ class Supervision:
         self.kill_at: float | None = None
         self.killed = False
         self.started = time.time()
+        self.memory_limit = int(self.spec.get("memory_limit") or 0)
+        self.peak_memory = 0
+        self.measured = time.monotonic()
         limit = self.spec.get("timeout_s")
         self.deadline = time.monotonic() + limit if limit else None
 
     def start(self) -> None:
+        if cpus := self.spec.get("cpus"):
+            with contextlib.suppress(OSError):  # the machine has others now: better than not at all
+                os.sched_setaffinity(0, cpus)
         with (
             (self.run / "logs" / "node.stdout").open("ab") as out,
             (self.run / "logs" / "node.stderr").open("ab") as err,
@@ -82,6 +90,7 @@ class Supervision:
                 self.kill_all()
                 continue
             self.check_stop(now)
+            self.measure(now)
             wait = POLL_S if self.kill_at is None else max(0.01, min(POLL_S, self.kill_at - now))
             received = signal.sigtimedwait(SIGNALS, wait)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
@@ -99,10 +108,27 @@ class Supervision:
         if self.reason:
             return
         self.reason = reason
-        self.kill_at = time.monotonic() + self.grace()
+        grace = self.grace()
+        self.kill_at = time.monotonic() + (min(grace, MEMORY_GRACE_S) if reason == "memory_limit" else grace)
         for pid in self.statuses:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGTERM)
+
+    def measure(self, now: float) -> None:
+        """Memory of all processes from time to time, and the end where it is more than they may have.
+
+        What they share counts for each of them; only once that is too much is it worth the longer look.
+        """
+        if now - self.measured < MEASURE_S:
+            return
+        self.measured = now
+        pids = descendants(os.getpid())
+        used = sum(resident(pid) for pid in pids)
+        if 0 < self.memory_limit < used:
+            used = sum(proportional(pid) for pid in pids)
+            if used > self.memory_limit:
+                self.begin_stop("memory_limit")
+        self.peak_memory = max(self.peak_memory, used)
 
     def grace(self) -> float:
         try:
@@ -143,7 +169,8 @@ class Supervision:
             "killed": self.killed,
             "started": self.started,
             "ended": time.time(),
-            "max_rss_bytes": usage.ru_maxrss * 1024,
+            "peak_memory_bytes": max(self.peak_memory, usage.ru_maxrss * 1024),
+            "memory_limit": self.memory_limit,
             "cpu_s": usage.ru_utime + usage.ru_stime,
         }
         write_atomically(self.run / "exit.json", record)
@@ -164,6 +191,24 @@ def descendants(root: int) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def resident(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def proportional(pid: int) -> int:
+    """Of what it shares with others its part; its resident memory where the system does not tell."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return resident(pid)
 
 
 def write_atomically(path: Path, data: dict[str, Any]) -> None:

@@ -82,6 +82,10 @@ class Watch:
             self.journal.append("usage", self.supervised.usage())
 
     def _ended(self, done: Exit) -> Ended:
+        used = {"peak_memory_bytes": done.peak_memory_bytes or None, "cpu_s": round(done.cpu_s, 2)}
+        return self._how(done).model_copy(update=used)
+
+    def _how(self, done: Exit) -> Ended:
         return endings.ended(
             done,
             endings.last_words(self.supervised.run / "logs"),

@@ -111,6 +111,8 @@ def _node_record(node: RowMapping) -> NodeRecord:
         reason=node["reason"],
         exit_code=node["exit_code"],
         tail=outcome.get("tail", ""),
+        peak_memory_bytes=outcome.get("peak_memory_bytes"),
+        cpu_s=outcome.get("cpu_s"),
         capabilities=Capabilities.model_validate(node["capabilities"]),
     )
 

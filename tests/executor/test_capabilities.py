@@ -28,6 +28,15 @@ def test_the_settings_say_what_is_offered(tmp_path: Path, monkeypatch: pytest.Mo
     assert has.cpu_count >= 1
 
 
+def test_what_its_owner_keeps_back_is_not_offered(tmp_path: Path) -> None:
+    all_of_it = own_capabilities(ExecutorSettings(data_dir=tmp_path))
+    part = own_capabilities(ExecutorSettings(data_dir=tmp_path, max_memory_gb=1.5, max_cpu_percent=60))
+    assert part.memory_bytes == 1_500_000_000
+    assert part.cpu_count == max(1, int(all_of_it.cpu_count * 0.6))
+    least = own_capabilities(ExecutorSettings(data_dir=tmp_path, max_cpu_percent=1))
+    assert least.cpu_count == 1
+
+
 def test_memory_on_a_jobs_own_gpu_is_not_that_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

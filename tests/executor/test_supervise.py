@@ -13,11 +13,17 @@ import psutil
 
 from support.waiting import wait_for
 from trainforge.executor.launch import RANK_PROGRAM, Launch
-from trainforge.executor.supervise import Exit, Supervised
+from trainforge.executor.limits import Limits
+from trainforge.executor.supervise import NO_LIMITS, Exit, Supervised
 
 
 def supervised(
-    root: Path, script: str, *, timeout_s: float | None = None, grace_s: float = 0.3
+    root: Path,
+    script: str,
+    *,
+    timeout_s: float | None = None,
+    grace_s: float = 0.3,
+    limits: Limits = NO_LIMITS,
 ) -> Supervised:
     (root / "train.py").write_text(script)
     run = root / "run"
@@ -25,7 +31,7 @@ def supervised(
     result = Supervised(run)
     argv = [sys.executable, "-I", "-S", RANK_PROGRAM, str(run), "0"]
     planned = Launch(argv, [sys.executable, "-u", "train.py"], root, 1, 1, dict(os.environ))
-    result.prepare(planned, timeout_s=timeout_s, grace_s=grace_s)
+    result.prepare(planned, timeout_s=timeout_s, grace_s=grace_s, limits=limits)
     return result
 
 
@@ -60,7 +66,7 @@ def test_exit_code_and_usage(tmp_path: Path) -> None:
     run.start()
     done = end(run)
     assert (done.exit_code, done.stopped, done.killed, done.lost) == (3, "", False, False)
-    assert done.max_rss_bytes > 1_000_000
+    assert done.peak_memory_bytes > 1_000_000
     assert output(run) == "x\n"
 
 
@@ -105,6 +111,23 @@ def test_time_limit(tmp_path: Path) -> None:
     run = supervised(tmp_path, "import time; time.sleep(500)", timeout_s=0.5)
     run.start()
     assert end(run).stopped == "timeout_run"
+
+
+def test_more_memory_than_the_owner_allows_ends_it(tmp_path: Path) -> None:
+    run = supervised(tmp_path, "import time; kept = b'x' * 10**8; time.sleep(500)", limits=Limits(10**8))
+    run.start()
+    done = end(run)
+    assert (done.stopped, done.memory_limit) == ("memory_limit", 10**8)
+    assert done.peak_memory_bytes > 10**8
+
+
+def test_it_runs_on_the_cores_that_are_left_to_jobs(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    show = "import os; print(os.sched_getaffinity(0))"
+    run = supervised(tmp_path, show, limits=Limits(cpus=(core,)))
+    run.start()
+    end(run)
+    assert output(run) == f"{{{core}}}\n"
 
 
 def test_training_outlives_its_parent_and_is_found_again(tmp_path: Path) -> None:

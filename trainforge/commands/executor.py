@@ -87,6 +87,8 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
 @click.option(
     "--accept-timeout", help="How long it asks, such as 120s; then it refuses the job.  [default: 120s]"
 )
+@click.option("--max-memory-gb", type=float, help="Memory that jobs may use, of 10^9 bytes.  [default: all]")
+@click.option("--max-cpu-percent", type=float, help="Share of the cores that jobs get.  [default: 100]")
 @click.option("--debug", is_flag=True, default=None, help="Log every detail.")
 @click.option("--status", "show", is_flag=True, help="Print what `executor status` prints, and exit.")
 def start(config: Path | None, show: bool, **options: Any) -> None:
