@@ -46,7 +46,6 @@ ACCESS: dict[str, str] = {
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/credential": EXECUTOR,
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/secrets": EXECUTOR,
     "GET /v1/nodes/{job}/{attempt:int}/{rank:int}/record": EXECUTOR,
-    "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/secrets": EXECUTOR,
     # --- pages
     "GET /": PUBLIC,
     "GET /login": PUBLIC,
@@ -84,16 +83,6 @@ ACCESS: dict[str, str] = {
     "POST /api/join-tokens": ADMIN,
     "GET /api/repositories": VIEWER,
     "POST /api/repositories": ADMIN,
-    # --- secrets
-    "GET /api/secrets": OPERATOR,
-    "POST /api/secrets": ADMIN,
-    "DELETE /api/secrets/{secret}": ADMIN,
-    "POST /api/secrets/rotate-key": ADMIN,
-    # --- secrets
-    "GET /api/secrets": ADMIN,
-    "POST /api/secrets": ADMIN,
-    "POST /api/secrets/rotate-key": ADMIN,
-    "DELETE /api/secrets/{secret}": ADMIN,
     # --- secrets
     "GET /api/secrets": OPERATOR,
     "POST /api/secrets": ADMIN,

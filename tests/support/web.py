@@ -121,8 +121,8 @@ class Web:
     def end(self, job: str, state: str = "completed", **columns: Any) -> None:
         self.set(job, state=state, ended=time.time(), **columns)
 
-    def add_executor(self, name: str, **capabilities: Any) -> str:
-        key = SigningKey.generate()
+    def add_executor(self, name: str, key: SigningKey | None = None, **capabilities: Any) -> str:
+        key = key or SigningKey.generate()
         sender = self.sender
         token = new_join_token(sender.id)
         sender.store.add_join_token(token.digest, sender.now(), sender.now() + 60)
