@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from trainforge.config.document import plain, read_document
 from trainforge.config.errors import Place, SettingsError
 from trainforge.config.manifest_types import parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from trainforge.config.manifest import Manifest
 
 
 def _duration(value: Any) -> Any:
@@ -63,9 +66,9 @@ RULES = tuple(name for name in Policy.model_fields if name not in {"file", "line
 class Asked:
     """What a job asks of one machine, as far as it is known; None is not asked, or not known yet."""
 
-    repository: str
+    repository: str | None = None
     url: str = ""
-    ref: str = ""
+    ref: str | None = None
     launcher: str | None = None
     image: str | None = None
     network: str | None = None
@@ -88,11 +91,12 @@ def refusal(policy: Policy | None, asked: Asked) -> str:
 
 
 def _broken(policy: Policy, asked: Asked) -> Iterator[tuple[str, str]]:
-    branch = asked.ref.removeprefix("refs/heads/")
-    if not _named(policy.repositories, asked.repository, asked.url):
+    if asked.repository is not None and not _named(policy.repositories, *_spellings(asked)):
         yield "repositories", f"the policy does not allow the repository {asked.repository}"
-    if not _named(policy.branches, branch):
-        yield "branches", f"the policy does not allow the branch {branch or '(none)'}"
+    if asked.ref is not None:
+        branch = asked.ref.removeprefix("refs/heads/")
+        if not _named(policy.branches, branch):
+            yield "branches", f"the policy does not allow the branch {branch or '(none)'}"
     if asked.manifest:
         yield from _ways(policy, asked)
         yield from _sizes(policy, asked)
@@ -125,6 +129,39 @@ def _sizes(policy: Policy, asked: Asked) -> Iterator[tuple[str, str]]:
         most = getattr(policy, rule)
         if most is not None and wants is not None and wants > most:
             yield rule, f"the policy allows {most:,} {unit}, the job asks for {wants:,}"
+
+
+def asked_of(
+    manifest: Manifest, *, repository: str | None, ref: str | None, gpus: int, nodes: int, url: str = ""
+) -> Asked:
+    """What a manifest asks of each machine that takes a node of it."""
+    wants, around = manifest.resources, manifest.environment
+    return Asked(
+        repository=repository,
+        url=url,
+        ref=ref,
+        launcher=manifest.training.launcher,
+        image=around.image or around.dockerfile,
+        network=around.network,
+        time=manifest.timeout.run,
+        memory=wants.memory,
+        gpus=gpus,
+        cpus=wants.cpu,
+        nodes=nodes,
+        manifest=True,
+    )
+
+
+def _spellings(asked: Asked) -> tuple[str, ...]:
+    """A remote repository's id is its URL without the transport, which a rule may be written with."""
+    repository = asked.repository or ""
+    host = repository.removeprefix("git:")
+    return (
+        repository,
+        asked.url,
+        asked.url.removesuffix(".git"),
+        f"https://{host}" if host != repository else "",
+    )
 
 
 def _named(patterns: Sequence[str] | None, *names: str) -> bool:

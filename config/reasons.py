@@ -83,6 +83,9 @@ REASONS: dict[str, Reason] = {
     "policy_refused": Reason(
         "the executor's own policy forbids this job", "ask the machine's owner", "elsewhere"
     ),
+    "clock_skew": Reason(
+        "the clocks of sender and executor differ by the seconds named", "set both clocks", "retry"
+    ),
     "disk_full": Reason("the disk is full", "free space on the machine named", "elsewhere"),
     "publish_blocked": Reason("the remote refuses the result", "mend what the remote says, then retry"),
     "internal": Reason("TrainForge itself failed", "report it, with the log lines", "later"),

@@ -133,6 +133,7 @@ class ExecutorSettings(FileSettings):
     available: Available = ""  # such as Mon-Fri 18:00-08:00, Sat-Sun; empty: always
     accept: Literal["auto", "ask"] = "auto"  # `ask`: the machine's owner says yes to each job
     accept_timeout: Annotated[Seconds, Field(le=3000)] = 120.0  # without an answer by then it is refused
+    policy_file: Folder | None = None  # what jobs may do here; default: policy.yaml beside executor.yaml
     debug: bool = False  # log every detail
     environment_mode: EnvironmentMode = "auto"  # `auto` leaves it to the manifest
     advertise: TextList = Field(

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainforge.config.errors import Conflict, NodeFailed, NotFound
+from trainforge.config.errors import Conflict, Forbidden, NodeFailed, NotFound
+from trainforge.config.manifest import Manifest
 from trainforge.config.messages import NodeKey, RunOrder
+from trainforge.config.policy import Asked, Policy, asked_of, refusal
 from trainforge.executor.commands import Setup
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.supervisor import write_atomically
@@ -28,13 +30,45 @@ LOOK_S = 0.2
 _terminal = threading.Lock()  # one question at a time
 
 
+class OrderRefused(Forbidden):
+    """An order that this machine will never take; the sender is told so."""
+
+    def __init__(self, order: str, why: Forbidden) -> None:
+        super().__init__(why.message, hint=why.hint, code=why.code)
+        self.order = order
+
+
 @dataclass(frozen=True)
 class Acceptance:
-    """Whether this executor asks (`ask`), for how long, and whom the sender is told about."""
+    """Whether this executor asks (`ask`), for how long, whom the sender is told about, and its rules."""
 
     ask: bool
     timeout: float
     name: str
+    policy: Policy | None = None
+
+    def check_order(self, order: RunOrder) -> None:
+        """What can be told before anything is fetched.
+
+        Raises:
+            Forbidden: a rule of the policy forbids it.
+        """
+        asked = Asked(repository=order.repository.id, url=order.repository.url, ref=order.ref)
+        if why := refusal(self.policy, asked):
+            raise Forbidden(why, hint="ask the machine's owner", code="policy_refused")
+
+    def check_manifest(self, manifest: Manifest, order: RunOrder) -> None:
+        """Raises NodeFailed when a rule of the policy forbids what the manifest asks for."""
+        asked = asked_of(
+            manifest,
+            repository=order.repository.id,
+            url=order.repository.url,
+            ref=order.ref,
+            gpus=len(order.gpus),
+            nodes=order.nodes,
+        )
+        if why := refusal(self.policy, asked):
+            raise NodeFailed(f"{self.name}: {why}", code="policy_refused")
 
     def settle(self, folder: Path, order: RunOrder, node: NodeKey, setup: Setup) -> None:
         """Return once the job may run here.

@@ -8,13 +8,10 @@ tries again; the nodes do not notice.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -25,29 +22,29 @@ from trainforge.config.errors import (
     Forbidden,
     NotFound,
     NotTrusted,
-    SettingsError,
     TrainForgeError,
     Unreachable,
 )
 from trainforge.config.failpoints import failpoint
-from trainforge.config.messages import GitCredential, Heartbeat, NodeKey, StopOrder
+from trainforge.config.messages import FencingToken, GitCredential, Heartbeat, NodeKey, RunOrder, StopOrder
 from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import write_private
-from trainforge.config.trust import verify_order
-from trainforge.executor.acceptance import Acceptance
-from trainforge.executor.capabilities import load, own_capabilities
+from trainforge.config.trust import SigningKey, thumbprint, verify_order
+from trainforge.executor.acceptance import Acceptance, OrderRefused
+from trainforge.executor.capabilities import load, own_capabilities, own_policy
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
 from trainforge.executor.orders import OrderBook
+from trainforge.executor.standing import Standing
 from trainforge.executor.status import CONNECTION, local_status
-from trainforge.executor.telling import tell_the_terminal, told, work
+from trainforge.executor.telling import told, work
 
 if TYPE_CHECKING:
     from trainforge.executor.door import Door
 
-__all__ = ["Agent", "local_status", "run_executor"]
+__all__ = ["Agent", "local_status"]
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +55,19 @@ REVIVE_S = 5.0
 class Agent:
     """One executor in one data directory. `start`, then `close`; nothing in it is needed to survive."""
 
-    def __init__(self, settings: ExecutorSettings) -> None:
+    def __init__(
+        self,
+        settings: ExecutorSettings,
+        identity: ExecutorIdentity | None = None,
+        key: SigningKey | None = None,
+    ) -> None:
+        """With an identity and a key of the caller's none are read or kept."""
         self.settings = settings
-        self.identity = ExecutorIdentity.load(settings.data_dir)
+        self.identity = identity or ExecutorIdentity.load(settings.data_dir)
         if settings.sender_url:
             self.identity = self.identity.model_copy(update={"sender_url": settings.sender_url})
-        self.key = load_key(settings.data_dir)
+        self.key = key or load_key(settings.data_dir)
+        self.standing = Standing(settings, self.identity, self._rekeyed)
         self.link = SenderLink(self.identity, self.key, self._noticed)
         self.book = OrderBook(settings.data_dir, self._ordered)
         self.nodes: dict[NodeKey, Node] = {}
@@ -96,7 +100,9 @@ class Agent:
 
     @property
     def acceptance(self) -> Acceptance:
-        return Acceptance(self.settings.accept == "ask", self.settings.accept_timeout, self.settings.name)
+        settings = self.settings
+        ask, policy = settings.accept == "ask", own_policy(settings)
+        return Acceptance(ask, settings.accept_timeout, settings.name, policy)
 
     def credential(self, node: NodeKey) -> GitCredential | None:
         """The sender's for this node's repository, or this executor's own."""
@@ -105,6 +111,15 @@ class Agent:
             return given
         own = self.settings.git_token.get_secret_value()
         return GitCredential(username=self.settings.git_username, password=own) if own else None
+
+    @property
+    def own_secrets(self) -> list[str]:
+        """This machine's own credentials, which no job is to show either."""
+        own = (self.settings.git_token, self.settings.ngrok_token)
+        return [token.get_secret_value() for token in own if token.get_secret_value()]
+
+    def secrets(self, node: NodeKey, token: FencingToken, names: Sequence[str]) -> dict[str, str]:
+        return self.link.secrets(node, token, names)
 
     def record(self, node: NodeKey) -> JobRecord:
         return self.link.record(node)
@@ -123,6 +138,11 @@ class Agent:
             log.warning("%s; trying again, running jobs go on", problem.message.rstrip("."))
         words = problem.message if problem else ""
         write_private(self.data_dir / CONNECTION, {"problem": words, "since": time.time()})
+
+    def _rekeyed(self, key: SigningKey) -> None:
+        self.key = self.link.key = key
+        if self.door:
+            self.door.rekeyed(key)
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -209,6 +229,7 @@ class Agent:
 
         Raises:
             NotTrusted: not a fresh order of our sender for us. Conflict, Unreachable: as `OrderBook.accept`.
+            OrderRefused: the machine's owner does not allow it.
         """
         order = verify_order(
             token,
@@ -218,6 +239,11 @@ class Agent:
             now=time.time(),
             challenge=challenge,
         )
+        if isinstance(order.body, RunOrder) and not self.book.read(order.node):
+            try:
+                self.acceptance.check_order(order.body)
+            except Forbidden as error:
+                raise OrderRefused(order.id, error) from error
         if self.book.accept(order, room=self.room) and isinstance(order.body, StopOrder):
             log.info("%s: to be stopped: %s", told(order.node), order.body.reason or order.body.code)
         failpoint("17.executor.order_stored")
@@ -247,12 +273,15 @@ class Agent:
         while not self._closing.is_set():
             self._beat.clear()
             try:
+                self.standing.look_for_key()
                 self._heartbeat()
                 said = ""
             except (Unreachable, NotTrusted):
                 pass  # said by `_noticed`
             except TrainForgeError as error:
-                if error.message != said:
+                if self.standing.refused(error):
+                    self._end_removed()
+                elif error.message != said:
                     log.warning("heartbeat: %s", error)
                 said = error.message
             self._beat.wait(self.settings.heartbeat_every)
@@ -271,9 +300,11 @@ class Agent:
                 nodes=[node.key for node in nodes if not node.forgotten],
                 endpoint=self.door.url if self.door else "",
                 endpoint_seq=self.door.seq if self.door else 0,
-                draining=self.draining,
+                draining=self.draining or not self.standing.trusts,
+                sender_key=thumbprint(self.identity.sender_key),
             )
         )
+        self.standing.heard(reply)
         for key in reply.unknown:
             node = self.node(key)
             if node is not None:
@@ -282,31 +313,43 @@ class Agent:
                 log.log(level, "%s: the sender no longer knows it", told(key))
                 node.abandon()
 
+    def _end_removed(self) -> None:
+        """The sender counts every node here as lost: end them, and let the program end."""
+        self.draining = True
+        for node in list(self.nodes.values()):
+            node.abandon()
+
     def _moved(self) -> None:
         """The endpoint has another address: say so at once."""
         self._beat.set()
 
     def _claims(self) -> None:
         accepted: list[str] = []
+        refused: dict[str, str] = {}
         pause = self.settings.poll_interval
         while not self._closing.is_set() and not self.draining:
             try:
-                challenge, reply = self.link.claim(accepted, CLAIM_WAIT_S)
+                challenge, reply = self.link.claim(accepted, CLAIM_WAIT_S, refused)
             except TrainForgeError as error:
-                if not isinstance(error, (Unreachable, NotTrusted)):
+                if not isinstance(error, (Unreachable, NotTrusted)) and not self.standing.refused(error):
                     log.warning("asking for work: %s", error)
                 self._closing.wait(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_S)
                 continue
             pause = self.settings.poll_interval
-            accepted = [order for token in reply.orders if (order := self._claimed(token, challenge))]
-            if reply.orders and not accepted:
+            refused = {}
+            accepted = [
+                order for token in reply.orders if (order := self._claimed(token, challenge, refused))
+            ]
+            if reply.orders and not accepted and not refused:
                 self._closing.wait(max(1.0, pause))  # refused: it will be offered again, but not at once
 
-    def _claimed(self, token: str, challenge: str) -> str:
+    def _claimed(self, token: str, challenge: str, refused: dict[str, str]) -> str:
         try:
             return self.accept(token, challenge)
         except TrainForgeError as error:
+            if isinstance(error, OrderRefused):
+                refused[error.order] = error.message
             log.warning("order refused: %s", error)
             return ""
 
@@ -350,53 +393,3 @@ class Agent:
 
 def _unsaid(node: Node) -> bool:
     return not node.fenced and node.acknowledged < node.journal.last
-
-
-# --- the whole program ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def only_one(data_dir: Path) -> Iterator[None]:
-    """No two agents in one data directory.
-
-    Raises:
-        SettingsError: another one runs.
-    """
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (data_dir / "agent.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SettingsError(
-                f"an executor already runs in {data_dir}",
-                hint="stop it first, or give this one another data directory",
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
-
-
-def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None:
-    """Serve the sender until SIGTERM or SIGINT. Running training goes on, unless `stop_jobs`.
-
-    Raises:
-        SettingsError: not joined yet, or an executor already runs in this data directory.
-    """
-    tell_the_terminal(debug=settings.debug)
-    with only_one(settings.data_dir):
-        agent = Agent(settings)
-        stopping = threading.Event()
-        before = {
-            number: signal.signal(number, lambda *_: stopping.set())
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            agent.start()
-            log.info("executor %s, data in %s", settings.name, settings.data_dir)
-            while not stopping.wait(3600):
-                pass
-        finally:
-            agent.close(stop_jobs=stop_jobs)
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -17,7 +17,9 @@ import pynvml
 
 from trainforge.config import disk
 from trainforge.config.messages import Capabilities, Gpu, Load
+from trainforge.config.policy import Policy, load_policy
 from trainforge.config.settings import ExecutorSettings
+from trainforge.config.settings_load import config_home
 from trainforge.executor.limits import Limits
 
 
@@ -63,11 +65,22 @@ def own_capabilities(settings: ExecutorSettings) -> Capabilities:
     changes = {
         "memory_bytes": min(has.memory_bytes, limits.memory or has.memory_bytes),
         "cpu_count": len(limits.cpus) or has.cpu_count,
+        "policy": own_policy(settings),
         "available": settings.available,
         "utc_offset": float(offset),
         "closed": closed,
     }
     return has.model_copy(update=changes)
+
+
+def own_policy(settings: ExecutorSettings) -> Policy | None:
+    """The rules of this machine's owner, as they were when the program started; None without a file."""
+    usual = config_home() / "policy.yaml"
+    path = settings.policy_file or (usual if usual.is_file() else None)
+    return None if path is None else _policy(path)
+
+
+_policy = functools.cache(load_policy)
 
 
 def capabilities(

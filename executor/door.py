@@ -81,6 +81,9 @@ class Door:
         if self.announcer:
             self.announcer.start()
 
+    def rekeyed(self, key: SigningKey) -> None:
+        self.key = self.file.key = key
+
     def close(self) -> None:
         self._closing.set()
         if self.announcer:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from trainforge.config.errors import SettingsError
 from trainforge.config.settings_load import write_private
-from trainforge.config.trust import SigningKey, thumbprint
+from trainforge.config.trust import SigningKey, thumbprint, verify_introduction
 
 KEY_FILE = "key.json"
 IDENTITY_FILE = "identity.json"
@@ -23,13 +24,36 @@ class ExecutorIdentity(BaseModel):
     sender_url: str
     sender_key: dict[str, str]
     lease_ttl: float
+    previous_sender_key: dict[str, str] | None = None
+    previous_until: float = 0.0
+    pending: bool = False  # as it was when it joined
+    ephemeral: bool = False  # nothing of it is kept: it ends with the process
 
     @property
     def sender_keys(self) -> dict[str, dict[str, str]]:
-        return {thumbprint(self.sender_key): self.sender_key}
+        """What the sender may sign with now."""
+        known = [self.sender_key]
+        if self.previous_sender_key is not None and time.time() < self.previous_until:
+            known.append(self.previous_sender_key)
+        return {thumbprint(key): key for key in known}
+
+    def pin(self, introduction: str, data_dir: Path) -> None:
+        """Trust the sender's next key, which the one known introduces, from now on and after a restart.
+
+        Raises:
+            NotTrusted: it does not.
+        """
+        known = self.sender_key
+        key, seconds = verify_introduction(
+            introduction, sender=self.sender, executor=self.executor, known=known
+        )
+        self.previous_sender_key, self.previous_until = known, time.time() + seconds
+        self.sender_key = key
+        self.save(data_dir)
 
     def save(self, data_dir: Path) -> None:
-        write_private(data_dir / IDENTITY_FILE, self.model_dump())
+        if not self.ephemeral:
+            write_private(data_dir / IDENTITY_FILE, self.model_dump())
 
     @classmethod
     def load(cls, data_dir: Path) -> ExecutorIdentity:
@@ -53,3 +77,11 @@ def forget(data_dir: Path) -> None:
 
 def load_key(data_dir: Path) -> SigningKey:
     return SigningKey.load_or_create(data_dir / KEY_FILE)
+
+
+def key_version(data_dir: Path) -> int:
+    """Another number once the key file is another."""
+    try:
+        return (data_dir / KEY_FILE).stat().st_mtime_ns
+    except OSError:
+        return 0

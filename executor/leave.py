@@ -6,10 +6,10 @@ import logging
 
 from trainforge.config.errors import Conflict, Forbidden
 from trainforge.config.settings import ExecutorSettings
-from trainforge.executor.agent import only_one
 from trainforge.executor.identity import ExecutorIdentity, forget, load_key
 from trainforge.executor.link import SenderLink
 from trainforge.executor.orders import OrderBook
+from trainforge.executor.program import only_one
 from trainforge.executor.supervise import Supervised
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import httpx2
@@ -31,12 +31,17 @@ from trainforge.config.messages import (
     HeartbeatReply,
     JournalAck,
     JournalBatch,
+    KeyChange,
+    KeyChanged,
     Left,
     NodeKey,
     Record,
+    SealedSecrets,
+    SecretsAsk,
 )
 from trainforge.config.result import JobRecord
-from trainforge.config.trust import SigningKey, sign_request
+from trainforge.config.sealing import SealingKey, purpose
+from trainforge.config.trust import SECRETS_TYPE, SigningKey, sign_request, verify
 from trainforge.executor.identity import ExecutorIdentity
 
 TIMEOUT_S = 20.0
@@ -73,6 +78,7 @@ class SenderLink:
         self._lock = threading.Lock()
         self._state: type[TrainForgeError] | str = ""
         self._closed = False
+        self._nonce = ""  # what the sender gave out because the clocks differ
         self._trusted_until = 0.0
 
     def close(self) -> None:
@@ -99,10 +105,14 @@ class SenderLink:
         self._renewed(asked, reply.lease_ttl)
         return reply
 
-    def claim(self, accepted: Sequence[str], wait_s: float = CLAIM_WAIT_S) -> tuple[str, ClaimReply]:
+    def claim(
+        self, accepted: Sequence[str], wait_s: float = CLAIM_WAIT_S, refused: Mapping[str, str] | None = None
+    ) -> tuple[str, ClaimReply]:
         """The challenge that the orders must answer, and the orders."""
         challenge = secrets.token_urlsafe(24)
-        message = Claim(challenge=challenge, wait_s=wait_s, accepted=list(accepted))
+        message = Claim(
+            challenge=challenge, wait_s=wait_s, accepted=list(accepted), refused=dict(refused or {})
+        )
         return challenge, self._send("POST", "/v1/claims", message, ClaimReply, timeout=wait_s + TIMEOUT_S)
 
     def journal(self, node: NodeKey, token: FencingToken, after: int, records: list[Record]) -> int:
@@ -112,6 +122,35 @@ class SenderLink:
 
     def credential(self, node: NodeKey) -> GitCredential:
         return self._send("POST", f"{_path(node)}/credential", None, GitCredential)
+
+    def secrets(self, node: NodeKey, token: FencingToken, names: Sequence[str]) -> dict[str, str]:
+        """The values of a node's secrets, as the sender itself says.
+
+        Raises:
+            TrainForgeError: `secret_missing`, `secret_refused`, or as any request.
+        """
+        key = SealingKey()
+        ask = SecretsAsk(token=token, names=list(names), key=key.public)
+        reply = self._send("POST", f"{_path(node)}/secrets", ask, SealedSecrets)
+        claims = verify(
+            key.open(reply.sealed, purpose(node, token)),
+            typ=SECRETS_TYPE,
+            keys=self.identity.sender_keys,
+            issuer=self.identity.sender,
+            audience=self.identity.executor,
+            now=time.time(),
+        )
+        values = claims.payload.get("secrets")
+        if (
+            claims.payload.get("sub") != str(node)
+            or not isinstance(values, dict)
+            or set(values) != set(names)
+        ):
+            raise NotTrusted("the sender answered with the secrets of another node")
+        return {name: str(value) for name, value in values.items()}
+
+    def change_key(self, message: KeyChange) -> KeyChanged:
+        return self._send("POST", "/v1/executors/me/key", message, KeyChanged)
 
     def leave(self) -> None:
         """Have the sender refuse this executor from now on."""
@@ -129,18 +168,11 @@ class SenderLink:
         timeout: float = TIMEOUT_S,
     ) -> Reply:
         body = b"" if method == "GET" else (message.model_dump_json().encode() if message else b"{}")
-        proof = sign_request(
-            self.key,
-            subject=self.identity.executor,
-            audience=self.identity.sender,
-            method=method,
-            path=path,
-            body=body,
-            now=time.time(),
-        )
-        headers = {"Authorization": proof, "Content-Type": "application/json"}
         try:
-            answer = self.client.request(method, path, content=body, headers=headers, timeout=timeout)
+            answer = self._ask(method, path, body, timeout)
+            if (nonce := answer.headers.get("TF-Nonce", "")) and answer.status_code == 401:
+                self._nonce = nonce[:200]
+                answer = self._ask(method, path, body, timeout)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             lost = Unreachable(f"the sender at {self.identity.sender_url} cannot be reached: {error}")
             self._notice(lost)
@@ -152,6 +184,20 @@ class SenderLink:
             raise
         self._notice(None)
         return message_back
+
+    def _ask(self, method: str, path: str, body: bytes, timeout: float) -> httpx2.Response:
+        proof = sign_request(
+            self.key,
+            subject=self.identity.executor,
+            audience=self.identity.sender,
+            method=method,
+            path=path,
+            body=body,
+            now=time.time(),
+            nonce=self._nonce,
+        )
+        headers = {"Authorization": proof, "Content-Type": "application/json"}
+        return self.client.request(method, path, content=body, headers=headers, timeout=timeout)
 
     def _notice(self, problem: TrainForgeError | None) -> None:
         state = type(problem) if problem else "well"

@@ -14,6 +14,7 @@ from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import NodeKey, NodePhase, RunOrder
 from trainforge.executor import checkout, data, environment, launch, supervisor
 from trainforge.executor.commands import Setup
+from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.services import Services
 
 MANIFEST = "manifest.yaml"
@@ -34,6 +35,7 @@ class Preparation:
     folder: Path
     order: RunOrder
     services: Services
+    secrets: JobSecrets
     phase: Callable[[NodePhase, str], None]
 
     def run(self, setup: Setup) -> Prepared:
@@ -45,6 +47,8 @@ class Preparation:
         manifest = self._checkout(setup)
         setup.deadline = begun + manifest.timeout.setup
         setup.check()
+        self.secrets.names = manifest.secrets
+        self.secrets.require(setup.check)
         self.phase("environment", "")
         python = self._environment(manifest, setup)
         self.phase("data", "")
@@ -79,6 +83,7 @@ class Preparation:
         content = checkout.read_manifest(mirror, self.order)
         (self.folder / MANIFEST).write_bytes(content)
         manifest = self._parse(content)
+        self.services.acceptance.check_manifest(manifest, self.order)
         checkout.work_tree(mirror, self.order, self.folder / "work")
         script = manifest.training.script
         if script is not None and not (self.working_folder(manifest) / script).is_file():
@@ -105,9 +110,11 @@ class Preparation:
         chosen = environment.prepare(manifest, cwd, cache, setup, os.environ)
         env = launch.base_environment(os.environ)
         env["PATH"] = f"{Path(chosen.python).parent}:{env.get('PATH', '/usr/bin:/bin')}"
-        env |= {name: str(value) for name, value in manifest.training.env.items()}
+        env |= {name: str(value) for name, value in manifest.training.env.items()} | self.secrets.values
+        redactor = self.secrets.redactor if self.secrets.values else None
         for command in manifest.training.setup:
             setup.say(f"$ {command}")
-            setup.run(["/bin/sh", "-c", command], cwd=cwd, env=env, code="environment_failed")
+            argv = ["/bin/sh", "-c", command]
+            setup.run(argv, cwd=cwd, env=env, code="environment_failed", redactor=redactor)
         supervisor.write_atomically(done, asdict(chosen))
         return chosen.python

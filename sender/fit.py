@@ -13,8 +13,9 @@ from functools import cached_property
 from trainforge.config.availability import closed_words
 from trainforge.config.manifest import GpuRequest, Manifest, NodeRange
 from trainforge.config.messages import Capabilities, Gpu
+from trainforge.config.policy import Asked, asked_of, refusal
 
-ONE, NO_GPU = NodeRange(), GpuRequest()
+ONE, NO_GPU, NOTHING_ASKED = NodeRange(), GpuRequest(), Asked()
 TOLERANCE = 0.97  # a "16 GB" machine or GPU reports a little less
 LITTLE, LITTLE_PART = 2**30, 0.1  # of a GPU, that other programs may use where a job names no size
 
@@ -64,6 +65,7 @@ class Need:
     chosen: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     refused: tuple[tuple[str, str], ...] = ()
+    asked: Asked = NOTHING_ASKED  # what the machines' policies are held against
 
     @cached_property
     def _hash(self) -> int:
@@ -76,10 +78,16 @@ class Need:
 
 
 def need_of(
-    manifest: Manifest, executors: Collection[str] = (), refused: Mapping[str, str] | None = None
+    manifest: Manifest,
+    executors: Collection[str] = (),
+    refused: Mapping[str, str] | None = None,
+    *,
+    repository: str | None = None,
+    ref: str | None = None,
 ) -> Need:
     """`executors` are ids or names that somebody picked by hand; with `!` before it, one to leave out."""
     wants = manifest.resources
+    asked = asked_of(manifest, repository=repository, ref=ref, gpus=wants.gpu.max, nodes=wants.nodes.max)
     return Need(
         nodes=wants.nodes,
         gpu=wants.gpu,
@@ -91,6 +99,7 @@ def need_of(
         chosen=frozenset(name for name in executors if not name.startswith("!")),
         excluded=frozenset(name[1:] for name in executors if name.startswith("!")),
         refused=tuple(sorted((refused or {}).items())),
+        asked=asked,
     )
 
 
@@ -186,7 +195,8 @@ def suits(need: Need, machine: Machine) -> bool:
         return False
     if need.labels and any(has.labels.get(key) != value for key, value in need.labels):
         return False
-    return not (need.chosen or need.excluded or need.refused) or not _not_wanted(need, machine)
+    picky = need.chosen or need.excluded or need.refused or has.policy
+    return not picky or not _not_wanted(need, machine)
 
 
 def fit(need: Need, room: Room) -> Key | None:
@@ -250,7 +260,9 @@ def _not_wanted(need: Need, machine: Machine) -> str:
     for executor, said in need.refused:
         if executor == machine.id:
             return f"refused this job: {said}"
-    return "excluded by the request" if need.excluded & names else ""
+    if need.excluded & names:
+        return "excluded by the request"
+    return refusal(machine.capabilities.policy, need.asked)
 
 
 def _unsuitable(need: Need, has: Capabilities) -> str:

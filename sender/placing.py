@@ -72,7 +72,7 @@ class Placing:
     # --- the queue --------------------------------------------------------------------------------------
 
     def enter(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> None:
-        need = need_of(manifest, row["executors"], facts.refused)
+        need = _need(manifest, row, facts)
         need = self._needs.setdefault(need, need)  # one object for all jobs that ask for the same
         limit = manifest.timeout.queue
         until = None if limit is None else (row["queued"] or facts.created) + limit
@@ -138,7 +138,7 @@ class Placing:
         """Unless something has happened to the job: jobs of one matrix must mind each other, too."""
         sender = self._sender
         facts, row, manifest, steps = self._look(job)
-        wanted = manifest is not None and need_of(manifest, row["executors"], facts.refused) == need
+        wanted = manifest is not None and _need(manifest, row, facts) == need
         if manifest is None or not wanted or life.Place() not in steps:
             self.due = True
             return
@@ -178,6 +178,11 @@ class Placing:
             self._sender.store.tell(news)
             self._told |= news
             self._sender.bell.ring(JOBS, *map(job_key, news))
+
+
+def _need(manifest: Manifest, row: RowMapping, facts: JobFacts) -> Need:
+    where = {"repository": row["repository_id"], "ref": row["ref"]}
+    return need_of(manifest, row["executors"], facts.refused, **where)
 
 
 def run_orders(sender: Sender, row: RowMapping, manifest: Manifest, made: Plan) -> dict[int, RunOrder]:

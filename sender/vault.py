@@ -26,7 +26,7 @@ from trainforge.config.errors import (
 )
 from trainforge.config.messages import NodeKey, SealedSecrets, SecretsAsk
 from trainforge.config.redact import MIN_LENGTH
-from trainforge.config.sealing import StoredKey, seal
+from trainforge.config.sealing import StoredKey, purpose, seal
 from trainforge.config.settings_load import write_private
 from trainforge.config.trust import SECRETS_TYPE
 from trainforge.config.variable_names import secret_fault
@@ -153,9 +153,8 @@ def give(sender: Sender, executor: str, node: NodeKey, ask: SecretsAsk) -> Seale
         "iss": sender.id, "aud": executor, "sub": str(node), "jti": secrets.token_urlsafe(16),
         "iat": now, "exp": now + LIFE_S, "secrets": values,
     }  # fmt: skip
-    about = f"{node}/{ask.token.incarnation}.{ask.token.number}"
     key = sender.keys.signing(executor, sender.now())
-    return SealedSecrets(sealed=seal(key.sign(SECRETS_TYPE, claims), ask.key, about))
+    return SealedSecrets(sealed=seal(key.sign(SECRETS_TYPE, claims), ask.key, purpose(node, ask.token)))
 
 
 def _values(sender: Sender, job: RowMapping, names: Sequence[str]) -> dict[str, str]:

@@ -106,7 +106,7 @@ def process(
     program = (
         "import logging, sys; logging.basicConfig(level=logging.INFO)\n"
         "from trainforge.config.settings import ExecutorSettings\n"
-        "from trainforge.executor.agent import run_executor\n"
+        "from trainforge.executor.program import run_executor\n"
         "run_executor(ExecutorSettings.model_validate_json(sys.argv[1]))\n"
     )
     with log.open("ab") as out:

@@ -100,7 +100,7 @@ def start(config: Path | None, show: bool, **options: Any) -> None:
     if show:
         _show(settings, as_json=False)
         return
-    from trainforge.executor.agent import run_executor
+    from trainforge.executor.program import run_executor
 
     run_executor(settings)
 
