@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sqlite3
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -10,6 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from trainforge.config.errors import SettingsError
 from trainforge.config.failpoints import failpoint
 
+log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent / "migrations"
 HEAD = "0002"  # the newest step; a test compares it with the folder
 
@@ -20,6 +24,32 @@ def current(connection: Connection) -> str | None:
         return None
     row = connection.exec_driver_sql("SELECT version_num FROM alembic_version").first()
     return str(row[0]) if row else None
+
+
+def back_up(engine: Engine, folder: Path) -> Path | None:
+    """Copy a SQLite database that is about to be changed; gives the copy, or None where nothing changes.
+
+    The copy appears whole or not at all, and is never written over.
+    """
+    with engine.connect() as connection:
+        at = current(connection)
+        if at is None or at >= HEAD:
+            return None
+        copy = folder / f"before-{HEAD}.db"
+        if copy.exists():
+            return copy
+        folder.mkdir(mode=0o700, exist_ok=True)
+        aside = copy.with_suffix(".new")
+        aside.unlink(missing_ok=True)
+        source = connection.connection.driver_connection
+        if not isinstance(source, sqlite3.Connection):
+            return None
+        with contextlib.closing(sqlite3.connect(aside)) as target:
+            source.backup(target)
+        aside.chmod(0o600)
+        aside.replace(copy)
+        log.info("the database as it was is kept in %s", copy)
+        return copy
 
 
 def migrate(engine: Engine) -> None:

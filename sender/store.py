@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from trainforge.config.errors import SettingsError
 from trainforge.config.failpoints import failpoint
 from trainforge.sender.database import database_url
-from trainforge.sender.migrate import migrate
+from trainforge.sender.migrate import back_up, migrate
 from trainforge.sender.store_audit import AuditStore
 from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
@@ -21,6 +21,8 @@ from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_queue import QueueStore
 from trainforge.sender.store_schedules import ScheduleStore
 from trainforge.sender.store_secrets import SecretStore
+
+BACKUPS = "backups"  # below the data directory
 
 
 class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, SecretStore, QueueStore, DeadlineStore):
@@ -35,7 +37,8 @@ class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, SecretStore
         try:
             if store.is_sqlite:
                 data_dir.mkdir(parents=True, exist_ok=True)
-                store.check()
+                store.check(data_dir)
+                back_up(store.engine, data_dir / BACKUPS)
             migrate(store.engine)
             store.audit_heads = data_dir / "audit.heads"
         except SettingsError:
@@ -43,15 +46,26 @@ class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, SecretStore
             raise
         except sa.exc.DatabaseError as error:
             store.close()
-            raise SettingsError(
-                f"the database cannot be used: {error.orig}", hint="check database_url, or restore a backup"
-            ) from error
+            hint = restoring(data_dir) if store.is_sqlite else "check database_url"
+            if "locked" in str(error.orig):
+                hint = "another program has it open: end that one"
+            raise SettingsError(f"the database cannot be used: {error.orig}", hint=hint) from error
         return store
 
-    def check(self) -> None:
+    def check(self, data_dir: Path) -> None:
         """Refuse a damaged SQLite file before anything is built upon it."""
         failpoint("41.sender.check")
         with self.read() as c:
             verdict = c.exec_driver_sql("PRAGMA quick_check(1)").scalar()
         if verdict != "ok":
-            raise SettingsError(f"the database is damaged: {verdict}", hint="restore the newest backup")
+            raise SettingsError(f"the database is damaged: {verdict}", hint=restoring(data_dir))
+
+
+def restoring(data_dir: Path) -> str:
+    """What somebody does whose database is damaged."""
+    kept = sorted((data_dir / BACKUPS).glob("*.db"), key=lambda path: path.stat().st_mtime)
+    newest = f"a copy, such as {kept[-1]}," if kept else "a backup of yours"
+    return (
+        f"move trainforge.db, trainforge.db-wal and trainforge.db-shm out of {data_dir} and put {newest} "
+        "there as trainforge.db; jobs that have ended since are recognised from the results branches"
+    )

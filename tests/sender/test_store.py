@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from support.databases import KINDS, database_url
 from trainforge.config.errors import Conflict, NotTrusted, SettingsError
 from trainforge.config.messages import Heartbeat, JoinRequest, Load
 from trainforge.sender import migrate
+from trainforge.sender.database import make_engine
 from trainforge.sender.fence import Fence
+from trainforge.sender.migrate import back_up
 from trainforge.sender.schema_trust import metadata
 from trainforge.sender.store import Store
 from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Repo
@@ -85,6 +88,37 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trainforge.db").write_bytes(b"this is not a database" * 100)
     with pytest.raises(SettingsError, match="cannot be used"):
         Store.open("", tmp_path)
+
+
+def test_a_damaged_page_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    store = Store.open("", tmp_path)
+    for number in range(200):
+        store.set_meta(f"key{number}", "x" * 400)
+    store.close()
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / "monday.db").touch()
+    with (tmp_path / "trainforge.db").open("r+b") as file:
+        file.seek(-8192, 2)
+        file.write(b"\xff" * 8192)
+    with pytest.raises(SettingsError) as told:
+        Store.open("", tmp_path)
+    assert "monday.db" in told.value.hint
+    assert "trainforge.db-wal" in told.value.hint
+
+
+def test_a_database_is_copied_before_its_schema_changes(tmp_path: Path) -> None:
+    Store.open("", tmp_path).close()
+    assert not (tmp_path / "backups").exists()
+    engine = make_engine(f"sqlite:///{tmp_path / 'trainforge.db'}")
+    with engine.begin() as c:
+        c.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+    copy = back_up(engine, tmp_path / "backups")
+    assert copy is not None
+    assert back_up(engine, tmp_path / "backups") == copy
+    engine.dispose()
+    with contextlib.closing(sqlite3.connect(copy)) as kept:
+        assert kept.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert kept.execute("PRAGMA quick_check").fetchall() == [("ok",)]
 
 
 def test_unknown_databases_are_refused(tmp_path: Path) -> None:
