@@ -41,7 +41,7 @@ from trainforge.config.settings_load import (
 Seconds = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
 Bytes = Annotated[int, BeforeValidator(size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Url = Annotated[str, AfterValidator(http_url)]
 TextList = Annotated[list[str], NoDecode, BeforeValidator(comma_list)]
 EnvironmentMode = Literal["auto", "inherit", "isolated"]

@@ -294,9 +294,7 @@ class Agent:
         reply = self.link.heartbeat(
             Heartbeat(
                 capabilities=own_capabilities(settings),
-                load=load(
-                    settings.data_dir, {gpu for node in nodes if node.active for gpu in node.order.gpus}
-                ),
+                load=load(settings, {gpu for node in nodes if node.active for gpu in node.order.gpus}),
                 nodes=[node.key for node in nodes if not node.forgotten],
                 endpoint=self.door.url if self.door else "",
                 endpoint_seq=self.door.seq if self.door else 0,

@@ -103,13 +103,18 @@ def capabilities(
     )
 
 
-def load(data_dir: Path, held: Collection[str] = ()) -> Load:
-    """What is in use now; `held` are the GPUs that jobs of this executor have."""
+def load(settings: ExecutorSettings, held: Collection[str] = ()) -> Load:
+    """What is in use now; `held` are the GPUs that jobs of this executor have.
+
+    Where a part of the memory is offered, that is what of this part is not to be had.
+    """
+    offered = Limits.of(settings).memory
+    ram = psutil.virtual_memory()
     uuids, percent, memory = _gpu_load()
     return Load(
         cpu_percent=psutil.cpu_percent(),
-        memory_bytes=int(psutil.virtual_memory().used),
-        disk_free_bytes=int(psutil.disk_usage(str(data_dir)).free),
+        memory_bytes=max(0, offered - ram.available) if offered else int(ram.used),
+        disk_free_bytes=int(psutil.disk_usage(str(settings.data_dir)).free),
         gpu_percent=percent,
         gpu_memory_bytes=memory,
         gpu_others_bytes=[0 if uuid in held else used for uuid, used in zip(uuids, memory, strict=True)],

@@ -45,7 +45,7 @@ def local_status(settings: ExecutorSettings) -> dict[str, Any]:
         "max_jobs": settings.max_jobs,
         "nodes": [_node(book, key) for key in book.known()],
         "capabilities": own_capabilities(settings).model_dump(mode="json"),
-        "load": load(settings.data_dir).model_dump(mode="json"),
+        "load": load(settings).model_dump(mode="json"),
         "time": time.time(),
     }
 

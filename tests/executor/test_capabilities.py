@@ -42,6 +42,6 @@ def test_memory_on_a_jobs_own_gpu_is_not_that_of_others(
 ) -> None:
     used = (["GPU-a", "GPU-b"], [90.0, 5.0], [20 * 2**30, 2**30])
     monkeypatch.setattr(capabilities, "_gpu_load", lambda: used)  # these machines have none
-    said = capabilities.load(tmp_path, {"GPU-a"})
+    said = capabilities.load(ExecutorSettings(data_dir=tmp_path), {"GPU-a"})
     assert said.gpu_memory_bytes == [20 * 2**30, 2**30]
     assert said.gpu_others_bytes == [0, 2**30]
