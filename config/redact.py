@@ -16,6 +16,7 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 MIN_LENGTH = 6  # shorter values would mask ordinary text
+_PERCENT = re.compile(r"%[0-9A-F]{2}")
 
 
 class Redactor:
@@ -28,6 +29,16 @@ class Redactor:
         self.beginnings = {form[:length] for form in forms for length in range(1, len(form))}
         ordered = sorted(forms, key=lambda form: (-len(form), form))
         self.pattern = re.compile(b"|".join(map(re.escape, ordered))) if forms else None
+
+    def finds(self, chunks: Iterable[bytes]) -> bool:
+        """Whether there is a secret in what the chunks make together."""
+        tail = b""
+        for chunk in chunks if self.pattern is not None else ():
+            buffer = tail + chunk
+            if self.pattern is not None and self.pattern.search(buffer):
+                return True
+            tail = buffer[-self.longest :]
+        return False
 
     def bytes(self, data: bytes) -> bytes:
         """`data` with every secret masked."""
@@ -92,8 +103,10 @@ def _forms(secret: str) -> Iterator[bytes]:
             texts |= {json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1]}
             texts |= {json.dumps(text)[1:-1] for text in list(texts)}  # JSON inside JSON
             texts.add(shlex.quote(part).strip("'"))
+            texts |= {_PERCENT.sub(lambda code: code[0].lower(), text) for text in list(texts)}
             yield from (text.encode("utf-8", "surrogatepass") for text in texts)
             raw = part.encode("utf-8", "surrogatepass")
+            yield repr(raw)[2:-1].encode()
             yield raw.hex().encode()
             yield raw.hex().upper().encode()
             yield from _base64_forms(raw)

@@ -17,6 +17,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OctKey, OKPKey
 
 from trainforge.config.errors import NotTrusted
+from trainforge.config.messages import FencingToken, NodeKey
 
 ENCRYPTION = "A256GCM"
 AGREEMENT = "ECDH-ES"
@@ -50,6 +51,11 @@ def sealing_jwk(data: Mapping[str, object]) -> dict[str, str]:
     if "d" in data or len(given) != 3 or (given["kty"], given["crv"]) != ("OKP", "X25519"):
         raise NotTrusted("this is not a public X25519 key")
     return given
+
+
+def purpose(node: NodeKey, token: FencingToken) -> str:
+    """What the secrets of one node are sealed for: nobody who comes after it can open them."""
+    return f"{node}/{token.incarnation}.{token.number}"
 
 
 def seal(message: str, recipient: Mapping[str, str], about: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from trainforge.config.disk import FULL_WORDS
 from trainforge.config.errors import NodeFailed
+from trainforge.config.redact import Redactor
 
 TAIL = 4000
+BLOCK = 64 * 1024
 PATIENCE_S = 5.0
 
 
@@ -40,8 +43,19 @@ class Setup:
         with self.log.open("a") as file:
             file.write(text.rstrip("\n") + "\n")
 
-    def run(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], code: str) -> None:
-        """Raises NodeFailed with `code` and the end of the output when the program fails."""
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        code: str,
+        redactor: Redactor | None = None,
+    ) -> None:
+        """`redactor` masks the output on its way to the log.
+
+        Raises NodeFailed with `code` and the end of the output when the program fails.
+        """
         self.check()
         start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
@@ -50,14 +64,17 @@ class Setup:
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=subprocess.PIPE if redactor else output,
+                stderr=subprocess.STDOUT if redactor else output,
                 start_new_session=True,
             )
+        masking = threading.Thread(target=_mask, args=(process, self.log, redactor), daemon=True)
+        masking.start()
         try:
             self._wait(process)
         finally:
             _end(process)
+            masking.join(PATIENCE_S)
         if process.returncode != 0:
             with self.log.open("rb") as file:
                 file.seek(start)
@@ -72,6 +89,17 @@ class Setup:
                 process.wait(0.1)
                 return
             self.check()
+
+
+def _mask(process: subprocess.Popen[bytes], log: Path, redactor: Redactor | None) -> None:
+    """Move a program's output, if it comes by a pipe, to the log."""
+    if process.stdout is None or redactor is None:
+        return
+    stream = redactor.stream()
+    with contextlib.suppress(OSError), process.stdout as pipe, log.open("ab", buffering=0) as file:
+        while data := os.read(pipe.fileno(), BLOCK):
+            file.write(stream.feed(data))
+        file.write(stream.finish())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

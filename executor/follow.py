@@ -8,6 +8,7 @@ training runs; what is left without a line end is taken when it has ended.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,8 +49,10 @@ class Follower:
         journal: Journal,
         patterns: metrics.Patterns | None = None,
         limit: int = TOTAL_LIMIT,
+        masked: Callable[[], bool] = lambda: True,
     ) -> None:
         self.journal = journal
+        self.masked = masked  # whether what may hold secrets can be masked by now
         self.patterns = patterns
         self.limit = limit
         self.sources: dict[str, Source] = {}
@@ -101,6 +104,8 @@ class Follower:
             pass
 
     def _step(self, source: Source, final: bool) -> bool:
+        if source.kind == "metrics" and not self.masked():
+            return False
         try:
             with source.path.open("rb") as file:
                 file.seek(source.offset)

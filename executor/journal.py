@@ -34,6 +34,7 @@ class Journal:
     def __init__(self, path: Path, notify: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self.positions: dict[str, Any] = {}  # followed file -> how far it is journalled
+        self.mask: Callable[[RecordKind, dict[str, Any]], dict[str, Any]] = lambda _, data: data
         self._notify = notify
         self._lock = threading.Lock()
         self._starts = array("Q")
@@ -82,7 +83,7 @@ class Journal:
                     "n": len(self._starts) + index + 1,
                     "time": now,
                     "kind": kind,
-                    "data": model.model_dump(mode="json"),
+                    "data": self.mask(kind, model.model_dump(mode="json")),
                 }
                 if index + 1 < len(entries):
                     item["more"] = True

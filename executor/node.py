@@ -45,6 +45,7 @@ from trainforge.executor.barrier import Barrier
 from trainforge.executor.checkpoints import SETTLE_S
 from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.follow import Follower
+from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.limits import Limits
 from trainforge.executor.keeping import Keeping
@@ -79,7 +80,9 @@ class Node(threading.Thread):
         self.folder = book.folder(key)
         self.journal = Journal(self.folder / "journal.jsonl", services.said)
         self.supervised = Supervised(self.folder / "run")
-        self.follower = Follower(self.journal)
+        self.secrets = JobSecrets(key, self.token, services.secrets, services.own_secrets)
+        self.journal.mask = self.secrets.record
+        self.follower = Follower(self.journal, masked=lambda: self.secrets.settle() and self.secrets.known)
         self.acknowledged = self._read_acknowledged()
         self.forgotten = False
         self.begun = time.monotonic()
@@ -88,7 +91,9 @@ class Node(threading.Thread):
         self._abandoned = False
         self._local_stop: StopOrder | None = None
         self._orders: list[Order] = book.read(key)
-        self.preparation = Preparation(self.key, self.folder, self.order, services, self._phase)
+        self.preparation = Preparation(
+            self.key, self.folder, self.order, services, self.secrets, self._phase
+        )
         self.keeping = Keeping(services.data_dir, key, self.order, self._warn)
         self.barrier = Barrier(self.key.rank, self.journal, services.advertise, self._phase)
 
@@ -157,6 +162,7 @@ class Node(threading.Thread):
             log.exception("%s failed", told(self.key))
         finally:
             self.barrier.close()
+            self.secrets.close()
             if self._abandoned:
                 self._forget()
             self.journal.close()
@@ -185,9 +191,13 @@ class Node(threading.Thread):
     def _say_ended(self, ended: Ended) -> None:
         if ended.code == "disk_full":  # what nobody needs any more makes room for what is still to be said
             shutil.rmtree(self.folder / "work", ignore_errors=True)
+        while self.supervised.begun and not self.secrets.settle() and not self._abandoned:
+            self._wait(1)  # metrics are not journalled before they can be masked
         while True:
             try:
                 self.follower.drain()
+                if self.supervised.begun and self.secrets.refused:
+                    self._warn(f"metrics that could not be masked are not kept: {self.secrets.refused}")
                 self.journal.append("ended", ended)
                 self.journal.sync()
                 how = f"{ended.code}: {ended.reason}".removesuffix(": ") if ended.code else "well"
@@ -220,6 +230,10 @@ class Node(threading.Thread):
     def _stop_order(self) -> StopOrder | None:
         return self._local_stop or self._newest(StopOrder)
 
+    def _stop_if_asked(self) -> None:
+        if self._stop_order() is not None:
+            raise Interrupted
+
     def _tick(self) -> bool:
         """Looked at often while preparing: whether to stop."""
         if self._inbox.is_set() or self._closing:
@@ -231,7 +245,9 @@ class Node(threading.Thread):
 
     def _prepare(self) -> Prepared:
         if self.supervised.begun:  # a training that may be running is adopted, nothing is prepared again
-            return Prepared(self.preparation.kept_manifest(), "", Path())
+            manifest = self.preparation.kept_manifest()
+            self.secrets.names = manifest.secrets
+            return Prepared(manifest, "", Path())
         setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick)
         self.follower.add(setup.log, -1, "setup")
         prepared = self.preparation.run(setup)
@@ -249,8 +265,7 @@ class Node(threading.Thread):
             return None
         self.barrier.open(prepared.manifest.distributed.port or 0, self.keeping.resumable(prepared.manifest))
         while (order := self._newest(LaunchOrder)) is None:
-            if self._stop_order() is not None:
-                raise Interrupted
+            self._stop_if_asked()
             self.barrier.probe(self._orders)
             self._wait(30)
         return self.barrier.meeting(order)
@@ -262,7 +277,9 @@ class Node(threading.Thread):
         if not self.supervised.begun:
             self._launch(prepared, meeting)
         failpoint("26.executor.launch")
-        self.supervised.start()
+        if not self.supervised.started:
+            self.secrets.require(self._stop_if_asked, self._wait)
+            self.supervised.start(self.secrets.private())
         failpoint("26.executor.training")
         if self.journal.find("started") is None:
             self._phase("training")
@@ -376,6 +393,7 @@ class Node(threading.Thread):
         manifest: Manifest | None = None
         with contextlib.suppress(OSError, TrainForgeError):
             manifest = self.preparation.kept_manifest()
+            self.secrets.names = manifest.secrets
         publishing = Publishing(
             key=self.key,
             folder=self.folder,
@@ -384,6 +402,7 @@ class Node(threading.Thread):
             manifest=manifest,
             journal=self.journal,
             services=self.services,
+            secrets=self.secrets,
         )
         publishing.run(phase=self._phase, wait=self._wait, over=lambda: self._newest(ForgetOrder) is not None)
         published = self.journal.find("published")

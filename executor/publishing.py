@@ -24,6 +24,7 @@ from trainforge.config.messages import (
     GitCredential,
     NodeKey,
     NodePhase,
+    Note,
     Published,
     PublishOrder,
     PublishWaiting,
@@ -32,6 +33,7 @@ from trainforge.config.messages import (
 from trainforge.config.result import Artifact, JobRecord, commit_message, result_files, result_path
 from trainforge.config.result_index import shared_files
 from trainforge.executor import collect, environment
+from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.services import Services
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
@@ -57,7 +59,7 @@ class Gathered(BaseModel):
     warnings: list[str]
 
 
-def gather(folder: Path, manifest: Manifest | None) -> Gathered:
+def gather(folder: Path, manifest: Manifest | None, secrets: JobSecrets) -> Gathered:
     """Collect artifacts once; a second call, after a crash too, gives what the first one found."""
     done = folder / COLLECTED
     if done.exists():
@@ -71,12 +73,30 @@ def gather(folder: Path, manifest: Manifest | None) -> Gathered:
         work, patterns = work / manifest.training.working_dir, list(manifest.artifacts.paths)
         max_size = int(manifest.artifacts.max_size)
     found = collect.collect(folder / "output", work, patterns, into, max_size=max_size)
+    _withhold(found, secrets)
     copies = {path: copy.name for path, copy in found.files.items()}
     gathered = Gathered(artifacts=found.artifacts, copies=copies, warnings=found.warnings)
     aside = done.with_suffix(".aside")
     aside.write_text(gathered.model_dump_json())
     aside.replace(done)
     return gathered
+
+
+def _withhold(found: collect.Collected, secrets: JobSecrets) -> None:
+    """Take out what holds a secret, or cannot be searched for one any more."""
+    found.warnings = [secrets.text(warning) for warning in found.warnings]
+    for index, artifact in enumerate(found.artifacts):
+        path = secrets.text(artifact.path)
+        copy = found.files.get(artifact.path)
+        if path == artifact.path and (copy is None or (secrets.known and not secrets.found_in(copy))):
+            continue
+        why = f"cannot be searched for secrets ({secrets.refused})" if secrets.refused else "holds a secret"
+        found.warnings.append(f"secret_in_artifact: {path!r} is not published, it {why}")
+        stored = "left on the executor: secret_in_artifact"
+        found.artifacts[index] = artifact.model_copy(update={"path": path, "sha256": "", "stored": stored})
+        if copy is not None:
+            del found.files[artifact.path]
+            copy.unlink()
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,7 @@ class Publishing:
     manifest: Manifest | None
     journal: Journal
     services: Services
+    secrets: JobSecrets
 
     def run(
         self,
@@ -101,7 +122,9 @@ class Publishing:
         """Until the result is on the remote, or cannot get there, or is `over` because somebody else's is."""
         failpoint("29.executor.gather")
         phase("collecting")
-        gathered = gather(self.folder, self.manifest)
+        gathered = self._gather(wait, over)
+        if gathered is None:
+            return
         phase("publishing")
         refused, said = 0, ""
         for number in itertools.count():
@@ -133,6 +156,18 @@ class Publishing:
             wait(pause)
             if over():
                 return
+
+    def _gather(self, wait: Callable[[float], None], over: Callable[[], bool]) -> Gathered | None:
+        """What was left behind, searched for secrets: once they are known, unless it is `over` before."""
+        while not (self.folder / COLLECTED).exists() and not self.secrets.settle():
+            wait(1)
+            if over():
+                return None
+        gathered = gather(self.folder, self.manifest, self.secrets)
+        for warning in gathered.warnings:
+            if warning.startswith("secret_in_artifact"):
+                self.journal.append("note", Note(level="warning", text=warning))
+        return gathered
 
     def _give_up(self, code: str, reason: str) -> None:
         log.warning("job %s: the result cannot be published: %s", self.key.job[:8], reason)
@@ -206,6 +241,6 @@ class Publishing:
             chosen = json.loads((self.folder / "environment.json").read_text())
         except (OSError, ValueError):
             return {}
-        files = {"environment.json": json.dumps(chosen, indent=2) + "\n"}
-        packages = environment.freeze(chosen["python"], os.environ)
+        files = {"environment.json": self.secrets.text(json.dumps(chosen, indent=2)) + "\n"}
+        packages = self.secrets.text(environment.freeze(chosen["python"], os.environ))
         return files | ({"requirements.lock.txt": packages} if packages else {})

@@ -27,8 +27,11 @@ def main(argv: list[str]) -> None:
         file.write(note)
     os.replace(aside, f"{run}/ranks/{rank}.json")  # noqa: PTH105
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    folder = "streams" if os.path.exists(f"{run}/streams") else "logs"  # noqa: PTH110
+    if folder == "streams":
+        _announce(f"{run}/streams", rank)
     for descriptor, stream in ((1, "stdout"), (2, "stderr")):
-        log = os.open(f"{run}/logs/{rank}.{stream}", flags, 0o644)
+        log = os.open(f"{run}/{folder}/{rank}.{stream}", flags, 0o644)
         os.dup2(log, descriptor)
         os.close(log)
     try:
@@ -36,6 +39,15 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         sys.stderr.write(f"{os.fsdecode(command[0])}: {error.strerror}\n")
         raise SystemExit(127) from None
+
+
+def _announce(streams: str, rank: int) -> None:
+    """Make the pipes that lead through `masking.py` to this rank's logs, and have them opened."""
+    for stream in ("stdout", "stderr"):
+        if not os.path.exists(f"{streams}/{rank}.{stream}"):  # noqa: PTH110
+            os.mkfifo(f"{streams}/{rank}.{stream}", 0o600)
+    with open(f"{streams}/register", "w") as file:  # noqa: PTH123
+        file.write(f"{rank}\n")
 
 
 if __name__ == "__main__":

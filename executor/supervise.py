@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ from trainforge.executor.limits import Limits
 PROGRAM = str(Path(__file__).with_name("supervisor.py"))
 MARK = "TRAINFORGE_SUPERVISION"
 NO_LIMITS = Limits()
+
+
+def _in_memory(data: bytes) -> int:
+    """A file that is nowhere on a disk, open at its beginning."""
+    descriptor = os.memfd_create("private", os.MFD_CLOEXEC)
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 @dataclass(frozen=True)
@@ -79,27 +88,35 @@ class Supervised:
         data: dict[str, Any] = json.loads((self.run / "spec.json").read_text())
         return data
 
-    def start(self) -> None:
-        """Start the supervisor, unless one lives or has lived: a training never starts twice."""
-        if self.alive() or (self.run / "supervisor.json").exists():
+    @property
+    def started(self) -> bool:
+        """Whether a supervisor lives or has lived."""
+        return self.alive() or (self.run / "supervisor.json").exists()
+
+    def start(self, private: Mapping[str, Any] | None = None) -> None:
+        """Start the supervisor, unless one lives or has lived: a training never starts twice.
+
+        `private` is variables (`env`) that no file ever holds, and texts (`mask`) that no log is to show.
+        """
+        if self.started:
             return
         log = os.open(
             self.run / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
         )
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        given = _in_memory(json.dumps(private or {}).encode())
         try:
             self._child = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", PROGRAM, str(self.run)],
                 os.environ,
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in ((0, null), (1, log), (2, log))
+                    (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in ((0, given), (1, log), (2, log))
                 ],
                 setsid=True,
             )
         finally:
             os.close(log)
-            os.close(null)
+            os.close(given)
 
     def alive(self) -> bool:
         """Whether a supervisor holds its lock, or was started a moment ago by this very object."""

@@ -1,7 +1,8 @@
 """The small program that owns one node's training: starts it, waits for it, writes down how it ended.
 
 Run by path in a session of its own (`python -I -S supervisor.py RUN_DIR`), with the standard library alone,
-so that it outlives the executor that started it and costs next to nothing. `RUN_DIR` holds:
+so that it outlives the executor that started it and costs next to nothing. Secrets come on standard input
+and stay in memory. `RUN_DIR` holds:
 
     spec.json        what to run (written by the executor)
     supervisor.lock  held for life: whoever can lock it knows that no supervisor lives
@@ -38,8 +39,10 @@ MEMORY_GRACE_S = 5.0
 class Supervision:
     """One run from start to exit record."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, private: dict[str, Any]) -> None:
         self.run = run
+        self.private: dict[str, str] = private.get("env", {})
+        self.masking = _masking(run, private["mask"]) if private.get("mask") else None
         self.spec: dict[str, Any] = json.loads((run / "spec.json").read_text())
         self.statuses: dict[int, int | None] = {}
         self.failed_first: int | None = None
@@ -57,16 +60,14 @@ class Supervision:
         if cpus := self.spec.get("cpus"):
             with contextlib.suppress(OSError):  # the machine has others now: better than not at all
                 os.sched_setaffinity(0, cpus)
-        with (
-            (self.run / "logs" / "node.stdout").open("ab") as out,
-            (self.run / "logs" / "node.stderr").open("ab") as err,
-        ):
+        streams = self.masking.folder if self.masking else self.run / "logs"
+        with (streams / "node.stdout").open("ab") as out, (streams / "node.stderr").open("ab") as err:
             for command in self.spec["commands"]:
                 try:
                     process = subprocess.Popen(
                         command["argv"],
                         cwd=self.spec["cwd"],
-                        env=command["env"],
+                        env={**command["env"], **self.private},
                         stdin=subprocess.DEVNULL,
                         stdout=out,
                         stderr=err,
@@ -225,6 +226,33 @@ def start_time(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
+def _told() -> dict[str, Any]:
+    """What the executor says on standard input, which is closed then: secrets, and what to mask."""
+    with open(0, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor
+        data: dict[str, Any] = json.loads(file.read() or b"{}")
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return data
+
+
+def _masking(run: Path, secrets: list[str]) -> Any:
+    """The two modules that a job without secrets does not need, loaded from where they lie."""
+    here = Path(__file__).parent
+    redact = _load(here.parent / "config" / "redact.py")
+    return _load(here / "masking.py").Masking(run, redact.Redactor(secrets))
+
+
+def _load(path: Path) -> Any:
+    import importlib.util  # noqa: PLC0415
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # noqa: S101 - a file of ours
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
@@ -244,6 +272,7 @@ def _lock(path: Path) -> int | None:
 
 def main(run: Path) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    private = _told()
     os.chdir("/")
     if _lock(run / "supervisor.lock") is None:
         return 3
@@ -251,9 +280,13 @@ def main(run: Path) -> int:
         return 4
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     write_atomically(run / "supervisor.json", {"pid": os.getpid(), "start_time": start_time(os.getpid())})
-    supervision = Supervision(run)
+    supervision = Supervision(run, private)
     supervision.start()
+    if supervision.masking:
+        supervision.masking.start()
     supervision.watch()
+    if supervision.masking:
+        supervision.masking.finish()
     supervision.finish()
     return 0
 
