@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import json
@@ -12,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -27,7 +29,11 @@ from trainforge.sender.context import Sender
 log = logging.getLogger(__name__)
 GRACE_S = 7
 LAST_RESORT_S = 9.5
-BACKLOG = 512
+BACKLOG = 2048
+# Longer than clients keep an idle connection: who closes first must not be the one that is about to be asked.
+KEEP_ALIVE_S = 75
+THREADS = 40  # they wait for the disk and for git more than they compute
+SWITCH_S = 0.001  # a thread that computes must not hold up those that answer at each of their statements
 
 
 class Server(uvicorn.Server):
@@ -38,6 +44,8 @@ class Server(uvicorn.Server):
         self._sender, self._listening = sender, listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        sys.setswitchinterval(SWITCH_S)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, "sender"))
         await super().startup(sockets)
         if self.started:
             self._listening()
@@ -59,6 +67,7 @@ def make_server(app: object, sender: Sender, listening: Callable[[], None] = lam
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_S,
         backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     return Server(config, sender, listening)
 
