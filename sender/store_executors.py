@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import median
 from typing import Any
 
@@ -36,6 +37,45 @@ class SilentNode:
     acknowledged: int
 
 
+# Made once, for they are part of most requests: making a query anew costs more than running it.
+_EXECUTOR = sa.bindparam("executor")
+_BEFORE = sa.select(s.executors).where(s.executors.c.id == _EXECUTOR)
+_BEAT = sa.update(s.executors).where(s.executors.c.id == _EXECUTOR)
+_LIVE_ATTEMPT = sa.exists().where(
+    s.attempts.c.job_id == s.nodes.c.job_id,
+    s.attempts.c.number == s.nodes.c.attempt,
+    s.attempts.c.state.in_(LIVE),
+)
+_RENEW = sa.update(s.nodes).where(
+    s.nodes.c.job_id == sa.bindparam("job"),
+    s.nodes.c.attempt == sa.bindparam("number"),
+    s.nodes.c.rank == sa.bindparam("node"),
+    s.nodes.c.executor_id == _EXECUTOR,
+    _LIVE_ATTEMPT,
+)
+_OPEN = (
+    sa.select(s.orders, s.attempts.c.token_incarnation, s.attempts.c.token_number)
+    .join(
+        s.attempts,
+        sa.and_(s.attempts.c.job_id == s.orders.c.job_id, s.attempts.c.number == s.orders.c.attempt),
+    )
+    .where(s.orders.c.executor_id == _EXECUTOR, s.orders.c.closed.is_(None))
+    .order_by(s.orders.c.created, s.orders.c.id)
+)
+
+_E = s.executors.c
+_FLEET = sa.select(
+    *(_E.id, _E.name, _E.load, _E.last_seen, _E.draining, _E.drained, _E.revoked, _E.pending, _E.jobs_left),
+    sa.cast(_E.capabilities, sa.Text).label("said"),
+).order_by(_E.id)
+
+
+@lru_cache(maxsize=4096)
+def _capabilities(said: str) -> Capabilities:
+    """Read once, for a pass asks for all of them and few have changed."""
+    return Capabilities.model_validate_json(said)
+
+
 class ExecutorStore(MemberStore):
     # --- heartbeats -------------------------------------------------------------------------------------
 
@@ -46,7 +86,6 @@ class ExecutorStore(MemberStore):
 
         Also whether what the planner looks at has changed.
         """
-        table = s.executors
         values: dict[str, Any] = {
             "last_seen": now,
             "capabilities": beat.capabilities.model_dump(mode="json"),
@@ -54,10 +93,10 @@ class ExecutorStore(MemberStore):
             "draining": beat.draining,
         }
         with self.write() as c:
-            old = c.execute(sa.select(table).where(table.c.id == executor)).mappings().one()
+            old = c.execute(_BEFORE, {"executor": executor}).mappings().one()
             if _newer_endpoint(beat, old):
                 values |= {"endpoint": beat.endpoint, "endpoint_seq": beat.endpoint_seq}
-            c.execute(sa.update(table).where(table.c.id == executor).values(values))
+            c.execute(_BEAT, {"executor": executor, **values})
             unknown = [key for key in beat.nodes if not self._renew(c, executor, key, now + lease_ttl)]
         same = old["draining"] == beat.draining
         same = same and _lasting(old["capabilities"]) == _lasting(values["capabilities"])
@@ -65,11 +104,8 @@ class ExecutorStore(MemberStore):
         return unknown, was_away or not same
 
     def _renew(self, c: Connection, executor: str, key: NodeKey, until: float) -> bool:
-        t, a = s.nodes, s.attempts
-        live = sa.exists().where(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt, a.c.state.in_(LIVE))
-        mine = (t.c.job_id == key.job, t.c.attempt == key.attempt, t.c.rank == key.rank)
-        renewed = sa.update(t).where(*mine, t.c.executor_id == executor, live).values(lease_until=until)
-        return c.execute(renewed).rowcount == 1
+        node = {"job": key.job, "number": key.attempt, "node": key.rank, "executor": executor}
+        return c.execute(_RENEW, {**node, "lease_until": until}).rowcount == 1
 
     def machines(self, now: float, online_for: float) -> list[Machine]:
         """Every executor with what it has and what of it is taken, for the planner."""
@@ -86,7 +122,7 @@ class ExecutorStore(MemberStore):
             .order_by(t.c.job_id, t.c.rank)
         )  # fmt: skip
         with self.read() as c:
-            rows = c.execute(sa.select(s.executors).order_by(s.executors.c.id)).mappings().all()
+            rows = c.execute(_FLEET).mappings().all()
             nodes = c.execute(taken).all()
             usual = _usual_durations(c) if nodes else {}
         running: dict[str, list[Running]] = defaultdict(list)
@@ -98,7 +134,7 @@ class ExecutorStore(MemberStore):
             Machine(
                 id=row["id"],
                 name=row["name"],
-                capabilities=Capabilities.model_validate(row["capabilities"]),
+                capabilities=_capabilities(row["said"]),
                 online=row["last_seen"] is not None
                 and now - row["last_seen"] <= online_for
                 and not row["draining"],
@@ -149,15 +185,8 @@ class ExecutorStore(MemberStore):
     # --- the outbox -------------------------------------------------------------------------------------
 
     def open_orders(self, executor: str) -> list[Order]:
-        t, a = s.orders, s.attempts
-        query = (
-            sa.select(t, a.c.token_incarnation, a.c.token_number)
-            .join(a, sa.and_(a.c.job_id == t.c.job_id, a.c.number == t.c.attempt))
-            .where(t.c.executor_id == executor, t.c.closed.is_(None))
-            .order_by(t.c.created, t.c.id)
-        )
         with self.read() as c:
-            rows = c.execute(query).mappings().all()
+            rows = c.execute(_OPEN, {"executor": executor}).mappings().all()
         return [
             Order(
                 id=row["id"],
@@ -223,7 +252,10 @@ class ExecutorStore(MemberStore):
 def _others(row: RowMapping) -> dict[str, int]:
     """Memory of the executor's GPUs that programs of others use."""
     used = (row["load"] or {}).get("gpu_others_bytes", ())
-    return {gpu["uuid"]: size for gpu, size in zip(row["capabilities"]["gpus"], used, strict=False) if size}
+    if not used:
+        return {}
+    gpus = _capabilities(row["said"]).gpus
+    return {gpu.uuid: size for gpu, size in zip(gpus, used, strict=False) if size}
 
 
 def _newer_endpoint(beat: Heartbeat, old: RowMapping) -> bool:

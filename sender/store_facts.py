@@ -15,19 +15,17 @@ from trainforge.config.reasons import REASONS, kind_of
 from trainforge.sender import schema as s
 from trainforge.sender.facts import AttemptFacts, Company, JobFacts, NodeFacts, Result, Stop
 
-
-def attempts_of(job_id: str) -> sa.Select[Any]:
-    return sa.select(s.attempts).where(s.attempts.c.job_id == job_id).order_by(s.attempts.c.number)
-
-
-def nodes_of(job_id: str, attempt: int) -> sa.Select[Any]:
-    t, e = s.nodes, s.executors
-    return (
-        sa.select(t, e.c.name, e.c.revoked)
-        .join(e, e.c.id == t.c.executor_id)
-        .where(t.c.job_id == job_id, t.c.attempt == attempt)
-        .order_by(t.c.rank)
-    )
+# Made once: making a query anew costs more than running it.
+_JOB, _ATTEMPT = sa.bindparam("job"), sa.bindparam("attempt")
+JOB = sa.select(s.jobs).where(s.jobs.c.id == _JOB)
+ATTEMPTS = sa.select(s.attempts).where(s.attempts.c.job_id == _JOB).order_by(s.attempts.c.number)
+NODES = (
+    sa.select(s.nodes, s.executors.c.name, s.executors.c.revoked)
+    .join(s.executors, s.executors.c.id == s.nodes.c.executor_id)
+    .where(s.nodes.c.job_id == _JOB, s.nodes.c.attempt == _ATTEMPT)
+    .order_by(s.nodes.c.rank)
+)
+ORDERS = sa.select(s.orders).where(s.orders.c.job_id == _JOB, s.orders.c.attempt == _ATTEMPT)
 
 
 ELSEWHERE = tuple(code for code, reason in REASONS.items() if reason.kind == "elsewhere")

@@ -15,9 +15,20 @@ from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 from trainforge.sender.facts import JobFacts, Result
 from trainforge.sender.planner import Placement, Plan
-from trainforge.sender.store_facts import attempts_of, company_of, job_facts, nodes_of, refusals_of
+from trainforge.sender.store_facts import ATTEMPTS, JOB, NODES, ORDERS, company_of, job_facts, refusals_of
 
 LIVE = ("offered", "accepted", "running")
+
+_JOB, _KNOWN, _WAS = sa.bindparam("job"), sa.bindparam("known"), sa.bindparam("was")
+_MINE = sa.and_(s.jobs.c.id == _JOB, s.jobs.c.version == _KNOWN, s.jobs.c.state == _WAS)
+_TAKE = sa.update(s.jobs).where(_MINE).values(version=sa.bindparam("version"))
+_COUNT = (
+    sa.update(s.jobs)
+    .where(s.jobs.c.id == _JOB)
+    .values(cursor=s.jobs.c.cursor + sa.bindparam("count"))
+    .returning(s.jobs.c.cursor)
+)
+_NOTE = sa.insert(s.timeline)
 
 
 class JobStore(Database):
@@ -30,7 +41,7 @@ class JobStore(Database):
             NotFound: no such job.
         """
         with self.read() as c:
-            row = c.execute(sa.select(s.jobs).where(s.jobs.c.id == job_id)).mappings().first()
+            row = c.execute(JOB, {"job": job_id}).mappings().first()
         if row is None:
             raise NotFound(f"no job {job_id} is known here", hint="`trainforge status` lists the jobs")
         return row
@@ -38,18 +49,17 @@ class JobStore(Database):
     def facts(self, job_id: str) -> tuple[JobFacts, RowMapping]:
         """Everything the life cycle looks at, in one consistent read, and the row it was made from."""
         with self.read() as c:
-            job = c.execute(sa.select(s.jobs).where(s.jobs.c.id == job_id)).mappings().first()
+            job = c.execute(JOB, {"job": job_id}).mappings().first()
             if job is None:
                 raise NotFound(f"no job {job_id} is known here", hint="`trainforge status` lists the jobs")
-            attempts = c.execute(attempts_of(job_id)).mappings().all()
+            attempts = c.execute(ATTEMPTS, {"job": job_id}).mappings().all()
             newest = attempts[-1] if attempts else None
             nodes: Sequence[RowMapping] = []
             orders: Sequence[RowMapping] = []
             if newest is not None:
-                nodes = c.execute(nodes_of(job_id, newest["number"])).mappings().all()
-                t = s.orders
-                mine = sa.select(t).where(t.c.job_id == job_id, t.c.attempt == newest["number"])
-                orders = c.execute(mine).mappings().all()
+                mine = {"job": job_id, "attempt": newest["number"]}
+                nodes = c.execute(NODES, mine).mappings().all()
+                orders = c.execute(ORDERS, mine).mappings().all()
             company, refused = company_of(c, job), refusals_of(c, job_id, attempts)
         return job_facts(job, attempts, nodes, orders, company, refused), job
 
@@ -64,8 +74,8 @@ class JobStore(Database):
         told: set[str] = set()
         with self.write() as c:
             t = s.jobs
-            current = sa.and_(t.c.id == job.id, t.c.version == job.version, t.c.state == job.state)
-            if c.execute(sa.update(t).where(current).values(version=job.version + 1)).rowcount != 1:
+            mine = {"job": job.id, "known": job.version, "was": job.state, "version": job.version + 1}
+            if c.execute(_TAKE, mine).rowcount != 1:
                 return None
             for step in steps:
                 changes |= self._apply(c, job, step, told, now)
@@ -227,17 +237,12 @@ class JobStore(Database):
     def note(self, c: Connection, job_id: str, kind: str, text: str, now: float, **place: int | None) -> None:
         """Add a line to the job's timeline, in the transaction of what it tells about."""
         cursor = self.take_cursors(c, job_id, 1)
-        c.execute(
-            sa.insert(s.timeline).values(
-                job_id=job_id, cursor=cursor, time=now, kind=kind, text=text[:4000], **place
-            )
-        )
+        line = {"job_id": job_id, "cursor": cursor, "time": now, "kind": kind, "text": text[:4000], **place}
+        c.execute(_NOTE, line)
 
     def take_cursors(self, c: Connection, job_id: str, count: int) -> int:
         """The first of `count` numbers of the job's own counter; also locks the job's row until commit."""
-        t = s.jobs
-        taken = sa.update(t).where(t.c.id == job_id).values(cursor=t.c.cursor + count).returning(t.c.cursor)
-        return int(c.execute(taken).scalar_one()) - count + 1
+        return int(c.execute(_COUNT, {"job": job_id, "count": count}).scalar_one()) - count + 1
 
     # --- one step each ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotTrusted
@@ -48,6 +49,15 @@ def member_of(row: RowMapping) -> Member:
         previous_key=row["previous_key"],
         previous_until=row["previous_until"] or 0.0,
     )
+
+
+# Made once, for they are part of every request: making a query anew costs more than running it.
+_MEMBER = sa.select(s.executors).where(s.executors.c.id == sa.bindparam("executor"))
+_OLD_PROOFS = sa.delete(s.proofs).where(s.proofs.c.expires < sa.bindparam("now"))
+_NEW_PROOF = {
+    True: sqlite.insert(s.proofs).on_conflict_do_nothing().returning(sa.literal(1)),
+    False: postgresql.insert(s.proofs).on_conflict_do_nothing().returning(sa.literal(1)),
+}
 
 
 class MemberStore(Database):
@@ -129,7 +139,7 @@ class MemberStore(Database):
 
     def member(self, executor: str) -> Member | None:
         with self.read() as c:
-            row = c.execute(sa.select(s.executors).where(s.executors.c.id == executor)).mappings().first()
+            row = c.execute(_MEMBER, {"executor": executor}).mappings().first()
         return None if row is None else member_of(row)
 
     def executor_ids(self) -> dict[str, str]:
@@ -141,8 +151,10 @@ class MemberStore(Database):
     def use_proof(self, executor: str, jti: str, expires: float, now: float) -> bool:
         """Whether this proof is used for the first time; it is remembered until it has expired."""
         with self.write() as c:
-            c.execute(sa.delete(s.proofs).where(s.proofs.c.expires < now))
-            return self.add_new(c, s.proofs, {"executor_id": executor, "jti": jti, "expires": expires})
+            c.execute(_OLD_PROOFS, {"now": now})
+            new = _NEW_PROOF[self.is_sqlite]
+            proof = {"executor_id": executor, "jti": jti, "expires": expires}
+            return c.execute(new, proof).first() is not None
 
     def approve(self, executor: str, now: float, actor: str = SENDER) -> bool:
         """Let it have work; whether it waited for that."""
