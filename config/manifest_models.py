@@ -264,6 +264,14 @@ class Retry(Section):
             ["lost", "out_of_memory"],
         ),
     ] = ["lost", "connection_lost"]
+    in_place: Annotated[
+        Annotated[int, Field(ge=0, le=100)],
+        now(
+            "How many times processes that fail are started again within an attempt, by torchrun, from the "
+            "newest checkpoint; a range of nodes goes on with those left.",
+            3,
+        ),
+    ] = 0
 
 
 class Timeout(Section):

@@ -176,7 +176,7 @@ def files_of(path: Path) -> list[Path]:
 class Keeper(threading.Thread):
     """Seals and stores checkpoints beside a running training; `warn` is told once of each kind of trouble.
 
-    `also` is called at each look, before it.
+    `also` is called with it at each look, before it.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Keeper(threading.Thread):
         since: float,
         warn: Callable[[str], None],
         *,
-        also: Callable[[], None] = lambda: None,
+        also: Callable[[Keeper], None] = lambda _: None,
     ) -> None:
         super().__init__(name="checkpoints", daemon=True)
         self.checkpoints = checkpoints
@@ -202,7 +202,7 @@ class Keeper(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(LOOK_S):
-            guarded(self.also, self._warn_once)
+            guarded(lambda: self.also(self), self._warn_once)
             self.look(time.time() - SETTLE_S)
 
     def look(self, before: float) -> None:

@@ -65,6 +65,7 @@ def ended(
     ranks: list[dict[str, int]],
     processes: int,
     world_size: int,
+    least_world: int | None = None,
     run_timeout: float | None,
 ) -> Ended:
     """The node's `ended` record. What was asked for comes before what was found."""
@@ -80,7 +81,8 @@ def ended(
         if reason_code == "script_failed" and world_size > processes and _PEER.search(_exception(tail)):
             reason_code = "connection_lost"
         return _failed(code, reason_code, reason, tail, reported)
-    if len(ranks) < processes or any(item["world_size"] != world_size for item in ranks):
+    least = world_size if least_world is None else least_world
+    if len(ranks) < processes or any(not least <= item["world_size"] <= world_size for item in ranks):
         ran = f"{len(ranks)} of {processes} processes ran here"
         reason = f"{ran}, in a world of {reported} instead of {world_size}"
         return _failed(code, "wrong_world_size", reason, "", reported)
@@ -147,6 +149,15 @@ def signal_name(number: int) -> str:
 
 def _matching(text: str, pattern: re.Pattern[str]) -> str:
     return next((line.strip()[:500] for line in text.splitlines() if pattern.search(line)), "")
+
+
+def last_error(words: Words) -> str:
+    """The newest exception of this node's processes, rather not of one that only lost another; or empty."""
+    found = []
+    for text in words.ranks.values():
+        _, mark, rest = text.rpartition("Traceback (most recent call last)")
+        found.append(_exception(mark + rest))
+    return min(filter(None, found), key=lambda error: _PEER.search(error) is not None, default="")
 
 
 def _exception(text: str) -> str:

@@ -13,6 +13,7 @@ from trainforge.config.manifest import Manifest
 from trainforge.config.messages import NodeKey, RunOrder
 from trainforge.executor.checkpoint_store import Store
 from trainforge.executor.checkpoints import Checkpoints, Keeper, guarded
+from trainforge.executor.restarts import Restarts
 
 ONLY_PARTS = "this machine has parts of checkpoints and not those that other machines wrote"
 
@@ -55,8 +56,10 @@ class Keeping:
             self.warn(ONLY_PARTS if store else f"{ONLY_PARTS}; checkpoint.store would bring them here")
         return [seal.key for seal in here.whole()][:16]
 
-    def keeper(self, manifest: Manifest, since: float) -> Keeper:
-        return Keeper(self.here(), self.store(manifest), since, self.warn)
+    def keeper(self, manifest: Manifest, since: float, run: Path) -> Keeper:
+        store = self.store(manifest)
+        restarts = Restarts(run, self.here(), lambda: self.offers(store), manifest.retry.in_place, self.warn)
+        return Keeper(self.here(), store, since, self.warn, also=restarts.look)
 
     def clear(self, manifest: Manifest | None) -> None:
         """The job is over."""

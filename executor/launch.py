@@ -75,6 +75,7 @@ class Launch:
     processes: int  # on this node
     world_size: int
     env: dict[str, str] = field(repr=False)
+    least_world: int = 0  # with which a restart in place goes on; 0: with all
     starts: tuple[Mapping[str, str], ...] = ({},)  # `argv` is started once for each, with these variables too
 
 
@@ -84,16 +85,18 @@ def plan_launch(plan: Plan) -> Launch:
     local = processes(plan.manifest, plan.order)
     world = local * plan.order.nodes
     rank_argv = [plan.python, "-I", "-S", RANK_PROGRAM, str(plan.folders.run), str(plan.node.rank)]
-    if not launched or (world == 1 and training.launcher == "accelerate"):
+    again = plan.manifest.retry.in_place
+    if not launched or (world == 1 and training.launcher == "accelerate" and not again):
         argv = rank_argv
-    elif training.launcher == "torchrun":
+    elif training.launcher == "torchrun" or again:  # Accelerate takes its settings from the environment too
         argv = [*_torchrun(plan, local), *rank_argv]
     else:
         argv = [*_accelerate(plan, world), *rank_argv]
     env = environment(plan, world=world, local=local)
     starts = ({},) if launched or world == 1 else tuple(_place(plan, local, each) for each in range(local))
     cwd = plan.folders.work / training.working_dir
-    return Launch(argv, command(plan), cwd, local, world, env, starts)
+    least = least_nodes(plan.manifest, plan.order) * local
+    return Launch(argv, command(plan), cwd, local, world, env, least, starts)
 
 
 def has_launcher(manifest: Manifest) -> bool:
@@ -146,15 +149,41 @@ def _accelerate(plan: Plan, world: int) -> list[str]:
 
 
 def _torchrun(plan: Plan, local: int) -> list[str]:
-    argv = [plan.python, "-m", "torch.distributed.run", f"--nnodes={plan.order.nodes}"]
+    argv = [plan.python, "-m", "torch.distributed.run", f"--nnodes={_nodes(plan)}"]
     argv += [f"--nproc-per-node={local}", f"--node-rank={plan.node.rank}", "--monitor-interval=0.1"]
-    if plan.meeting:
+    if plan.manifest.retry.in_place:
+        argv += [f"--max-restarts={plan.manifest.retry.in_place}"]
+    if plan.meeting and plan.manifest.retry.in_place:
+        argv += _elastic(plan, plan.meeting)
+    elif plan.meeting:
         argv += [f"--master-addr={plan.meeting.address}", f"--master-port={plan.meeting.port}"]
     elif plan.manifest.distributed.port:
         argv += ["--master-addr=127.0.0.1", f"--master-port={plan.manifest.distributed.port}"]
     else:
         argv += ["--standalone"]
     return [*argv, "--no-python"]
+
+
+def _nodes(plan: Plan) -> str:
+    """How many there are, and with how few of them a restart in place goes on."""
+    nodes, least = plan.order.nodes, least_nodes(plan.manifest, plan.order)
+    return str(nodes) if least == nodes else f"{least}:{nodes}"
+
+
+def least_nodes(manifest: Manifest, order: RunOrder) -> int:
+    return min(manifest.resources.nodes.min, order.nodes) if manifest.retry.in_place else order.nodes
+
+
+def _elastic(plan: Plan, meeting: Meeting) -> list[str]:
+    """A rendezvous that the nodes can repeat.
+
+    torch orders the nodes by their addresses' text, and takes that of the first alone for an address. The
+    others get names that come after any address, in the order of their ranks: rank 0 stays where it belongs.
+    """
+    first = plan.node.rank == 0
+    argv = ["--rdzv-backend=c10d", f"--rdzv-endpoint={meeting.address}:{meeting.port}"]
+    argv += [f"--rdzv-id={plan.node.job}-{plan.node.attempt}", f"--rdzv-conf=is_host={int(first)}"]
+    return [*argv, f"--local-addr={meeting.address if first else f'node-{plan.node.rank:04}'}"]
 
 
 def threads(manifest: Manifest, local: int) -> int:
@@ -174,6 +203,8 @@ def environment(plan: Plan, *, world: int, local: int) -> dict[str, str]:
     env["PYTHONUNBUFFERED"] = "1"
     env["CUDA_VISIBLE_DEVICES"] = ",".join(plan.order.gpus)
     env |= _accelerate_environment(plan, world)
+    if plan.manifest.retry.in_place:  # else torch (2.13) has restarted processes read what the last ones left
+        env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if world > 1:
         env["OMP_NUM_THREADS"] = str(threads(plan.manifest, local))
     if plan.meeting:

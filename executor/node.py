@@ -298,7 +298,7 @@ class Node(threading.Thread):
     def _keeping(self, manifest: Manifest, watch: Watch) -> Ended:
         """Until the training has ended, with its checkpoints sealed and stored as they appear."""
         since = (self.folder / "run" / "spec.json").stat().st_mtime
-        keeper = self.keeping.keeper(manifest, since)
+        keeper = self.keeping.keeper(manifest, since, self.folder / "run")
         keeper.start()
         try:
             ended = watch.until_ended()

@@ -4,12 +4,20 @@ Run by path with any interpreter (`python -I -S rank.py RUN_DIR NODE_RANK`), so 
 alone. What to run stands in the file `RUN_DIR/command`, its arguments ended by NUL: torchrun's parser
 stumbles over script options that resemble its own (`--n`), and never sees them this way. It ends in `exec`:
 the script keeps its own `__main__`, traceback and process id.
+
+SIGUSR1 warns of a known end. Its default would kill a script that knows nothing of it, so it is ignored here,
+which `exec` preserves, until the script handles it.
+
+A process that finds a note of its local rank is one that torchrun started again: `again.py` comes before it.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+
+AGAIN = "again.py"
 
 
 def main(argv: list[str]) -> None:
@@ -17,15 +25,17 @@ def main(argv: list[str]) -> None:
     with open(f"{run}/command", "rb") as file:  # noqa: PTH123 - pathlib would double the start-up cost
         command = file.read().split(b"\0")[:-1]
     environ = os.environ
-    rank = int(environ.get("RANK", node_rank))
+    rank, local_rank = int(environ.get("RANK", node_rank)), int(environ.get("LOCAL_RANK", "0"))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    restart = _earlier(f"{run}/ranks/{local_rank}.json") + 1
     note = (
-        f'{{"rank": {rank}, "world_size": {int(environ.get("WORLD_SIZE", "1"))}, '
-        f'"local_rank": {int(environ.get("LOCAL_RANK", "0"))}, "pid": {os.getpid()}}}\n'
+        f'{{"rank": {rank}, "world_size": {int(environ.get("WORLD_SIZE", "1"))}, "local_rank": {local_rank}, '
+        f'"pid": {os.getpid()}, "restart": {restart}}}\n'
     )
-    aside = f"{run}/ranks/.{rank}.{os.getpid()}"
+    aside = f"{run}/ranks/.{local_rank}.{os.getpid()}"
     with open(aside, "w") as file:  # noqa: PTH123
         file.write(note)
-    os.replace(aside, f"{run}/ranks/{rank}.json")  # noqa: PTH105
+    os.replace(aside, f"{run}/ranks/{local_rank}.json")  # noqa: PTH105
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     folder = "streams" if os.path.exists(f"{run}/streams") else "logs"  # noqa: PTH110
     if folder == "streams":
@@ -34,6 +44,9 @@ def main(argv: list[str]) -> None:
         log = os.open(f"{run}/{folder}/{rank}.{stream}", flags, 0o644)
         os.dup2(log, descriptor)
         os.close(log)
+    if restart:
+        again = os.path.join(os.path.dirname(os.path.abspath(__file__)), AGAIN)  # noqa: PTH100, PTH118, PTH120
+        command = [command[0], os.fsencode(again), os.fsencode(run), str(restart).encode(), *command]
     try:
         os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
     except OSError as error:
@@ -48,6 +61,15 @@ def _announce(streams: str, rank: int) -> None:
             os.mkfifo(f"{streams}/{rank}.{stream}", 0o600)
     with open(f"{streams}/register", "w") as file:  # noqa: PTH123
         file.write(f"{rank}\n")
+
+
+def _earlier(note: str) -> int:
+    """The number of this process's last restart; -1 before its first start."""
+    try:
+        with open(note) as file:  # noqa: PTH123
+            return int(file.read().rpartition(":")[2].rstrip("}\n"))
+    except FileNotFoundError:
+        return -1
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ class Supervised:
             "cpus": limits.cpus,
             "processes": launch.processes,
             "world_size": launch.world_size,
+            "least_world": launch.least_world or launch.world_size,
             "mark": env[MARK],
         }
         supervisor.write_atomically(self.run / "spec.json", spec)

@@ -67,7 +67,8 @@ class Watch:
         if self._counted:
             return
         ranks = self.supervised.ranks()
-        wrong = [rank for rank in ranks if rank["world_size"] != self.spec["world_size"]]
+        least, most = self.spec["least_world"], self.spec["world_size"]
+        wrong = [rank for rank in ranks if not least <= rank["world_size"] <= most]
         self._counted = len(ranks) >= self.spec["processes"] or bool(wrong)
         if wrong and self.stop is None:
             size = wrong[0]["world_size"]
@@ -93,5 +94,6 @@ class Watch:
             ranks=self.supervised.ranks(),
             processes=int(self.spec["processes"]),
             world_size=int(self.spec["world_size"]),
+            least_world=int(self.spec["least_world"]),
             run_timeout=self.spec.get("timeout_s"),
         )

@@ -182,3 +182,59 @@ def test_plain_processes_make_their_own_process_group(
     states = run_gang(double, tmp_path, nodes, processes, files)
     assert [state.last("ended")["code"] for state in states] == [""] * nodes, [*map(story, states)]
     assert "sum 1 in a world of 2" in states[0].text(0)
+
+
+IN_PLACE = """\
+project: {name: test}
+training: {script: train.py, launcher: torchrun}
+resources: {nodes: 1:2}
+retry: {in_place: 2}
+timeout: {grace: 1s}
+"""
+# Every node writes its shard of each step. In its first life the last rank fails once step 2 is sealed.
+SHARDS = """\
+import os, pathlib, time
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+rank, folder = dist.get_rank(), pathlib.Path(os.environ["TRAINFORGE_CHECKPOINT_DIR"])
+assert os.environ["TRAINFORGE_NODE_RANK"] == os.environ["GROUP_RANK"]
+step = 0
+if resume := os.environ["TRAINFORGE_RESUME_FROM"]:
+    step = int(pathlib.Path(resume, f"shard-{rank}").read_text())
+print("begins after step", step, flush=True)
+for step in range(step + 1, 4):
+    part = folder / f"step-{step}" / f"shard-{rank}"
+    part.parent.mkdir(exist_ok=True)
+    part.write_text(str(step))
+    dist.barrier()
+    if step == 2 and not resume:
+        seals, end = folder.parent / "seals.json", time.monotonic() + 60
+        while not (seals.exists() and "step-2" in seals.read_text()):
+            assert time.monotonic() < end, "no seal"
+            time.sleep(0.1)
+        dist.barrier()
+        if rank == dist.get_world_size() - 1:
+            raise ValueError("an unlucky row")
+        time.sleep(60 if os.environ["STUCK"] else 0)
+    dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("nodes", "stuck"), [(1, ""), (2, ""), (2, "yes")])
+def test_processes_that_fail_start_again_in_place_from_the_newest_checkpoint(
+    double: SenderDouble, tmp_path: Path, nodes: int, stuck: str
+) -> None:
+    """With and without the others noticing by themselves that one is gone."""
+    files = {"trainforge.yaml": IN_PLACE, "train.py": SHARDS.replace('os.environ["STUCK"]', repr(stuck))}
+    states = run_gang(double, tmp_path, nodes, 2 // nodes, files)
+    for state in states:
+        assert state.last("ended")["code"] == "", story(state)
+        notes = [note["text"] for note in state.data("note")]
+        assert sum("restart 1 of 2 in place" in note for note in notes) == 1, notes
+    assert "begins after step 2" in states[0].text(0)
+    assert "restart 1 in place, from checkpoint 1/step-2" in states[0].text(0)
+    notes = [note["text"] for note in states[-1].data("note")]
+    assert any("ValueError: an unlucky row; checkpoint 1/step-2 is here" in note for note in notes), notes

@@ -211,3 +211,21 @@ def test_plain_processes_are_told_their_places() -> None:
     assert {each["WORLD_SIZE"] + each["NODE_RANK"] for each in done.starts} == {"41"}
     assert (done.env["MASTER_ADDR"], done.env["MASTER_PORT"]) == ("10.0.0.1", "4242")
     assert planned("script: train.py, launcher: python").starts == ({},)
+
+
+def test_restarts_in_place_need_a_rendezvous_that_can_be_repeated() -> None:
+    more = "resources: {nodes: 1:4}\nretry: {in_place: 3}"
+    done = [
+        planned("script: train.py", more=more, nodes=3, processes_per_node=2, rank=rank, meeting=MEETING).argv
+        for rank in range(2)
+    ]
+    for argv, host, address in zip(done, "10", ("10.0.0.1", "node-0001"), strict=True):
+        assert {
+            "--nnodes=1:3",
+            "--max-restarts=3",
+            "--rdzv-backend=c10d",
+            "--rdzv-endpoint=10.0.0.1:4242",
+        } < set(argv)
+        assert {f"--rdzv-conf=is_host={host}", f"--local-addr={address}"} < set(argv)
+    alone = planned("script: train.py, launcher: torchrun", more=more).argv
+    assert {"--nnodes=1", "--standalone", "--max-restarts=3"} < set(alone)
