@@ -1,0 +1,110 @@
+"""Texts that try to be more than text on a page, and a site that has one of them in every field it shows."""
+
+from __future__ import annotations
+
+import itertools
+
+import sqlalchemy as sa
+
+from support.web import Web
+from trainforge.config.messages import Gpu
+from trainforge.sender import schema
+
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<svg onload=alert(1)>",
+    "<svg><animate onbegin=alert(1) attributeName=x dur=1s>",
+    "<iframe srcdoc='<script>alert(1)</script>'>",
+    "<body onload=alert(1)>",
+    "<details open ontoggle=alert(1)>",
+    "<input autofocus onfocus=alert(1)>",
+    "<math><mtext><table><mglyph><style><img src onerror=alert(1)>",
+    "<base href=https://evil.example/>",
+    "<meta http-equiv=refresh content='0;url=https://evil.example/'>",
+    "<link rel=stylesheet href=https://evil.example/x.css>",
+    "<style>*{background:url(https://evil.example/)}</style>",
+    "<form action=https://evil.example/><button>Log in</button></form>",
+    "<a href=javascript:alert(1)>click</a>",
+    "javascript:alert(1)",
+    "data:text/html,<script>alert(1)</script>",
+    '" onmouseover="alert(1)" x="',
+    "' onmouseover='alert(1)' x='",
+    '"><script>alert(1)</script>',
+    "'><script>alert(1)</script>",
+    "` onmouseover=`alert(1)`",
+    "--><script>alert(1)</script><!--",
+    "]]><script>alert(1)</script>",
+    "</title><script>alert(1)</script>",
+    "</textarea></select></pre></option><script>alert(1)</script>",
+    "{{7*7}}{% raw %}<script>alert(1)</script>{# x #}",
+    "${alert(1)}<%= alert(1) %>",
+    "&lt;script&gt;alert(1)&lt;/script&gt;&#60;script&#62;",
+    "+ADw-script+AD4-alert(1)+ADw-/script+AD4-",
+    "\u00bcscript\u00bealert(1)\uff1cscript\uff1ealert(1)",
+    "\x00<scr\x00ipt>alert(1)</scr\x00ipt>",
+    "\x1b]8;;https://evil.example\x07click\x1b]8;;\x07<b>",
+    "\u202e<b>txet\u2066\u2069",
+    "<<SCRIPT>alert(1);//<</SCRIPT>",
+    "<scr\u0000ipt/src=//evil.example>",
+)
+PAGES = ("/jobs", "/jobs/{job}", "/executors", "/events", "/account")
+
+
+class HostileSite:
+    """One job, executor, event and so on; `say` puts texts into every field that reaches a page."""
+
+    def __init__(self, site: Web) -> None:
+        self.site = site
+        now = site.sender.now()
+        site.sender.clock = lambda: now  # so that nothing on a page changes by the passing of time
+        self.executor = site.add_executor("alpha")
+        self.job = site.add_job()
+        site.add_node(self.job, self.executor)
+        site.log(self.job, "out", "err")
+        site.metric(self.job, loss=0.5)
+        with site.sender.store.write() as c:
+            first = site.sender.store.take_cursors(c, self.job, 1)
+            entry = {"job_id": self.job, "cursor": first, "time": 1.0, "kind": "x", "text": "x"}
+            c.execute(sa.insert(schema.timeline).values(entry))
+
+    def pages(self) -> list[str]:
+        return [page.format(job=self.job) for page in PAGES]
+
+    def say(self, *payloads: str) -> None:
+        """One after the other, a field each, from the start again where there are more fields."""
+        texts = itertools.cycle(f"x{payload}" for payload in payloads)  # never empty: a part might go with it
+        t = texts.__next__
+        words = ("ref", "subject", "author", "project", "source", "code", "reason", "manifest_path")
+        words += (
+            "manifest_text",
+            "result_branch",
+            "result_path",
+            "result_commit",
+            "publish_blocked",
+            "rerun_of",
+        )
+        job = {word: t() for word in words}
+        loss = t()
+        job |= {"waiting": {t(): t()}, "cell": {t(): t()}, "plan": {"notices": [t()], t(): t()}}
+        job |= {
+            "artifacts": [{"path": t(), "size": 1, "sha256": t()}],
+            "metrics": {loss: t(), f"{loss}2": 0.5},
+        }
+        self.site.set(self.job, **job)
+        gpu = Gpu(uuid=t(), model=t(), memory_bytes=1).model_dump()
+        machine = {"hostname": t(), "python": t(), "torch": t(), "labels": {t(): t()}, "gpus": [gpu]}
+        event = {word: t() for word in ("source", "repository", "ref", "old", "new", "reason")}
+        s = schema
+        with self.site.sender.store.write() as c:
+            has = c.execute(sa.select(s.executors.c.capabilities)).scalar_one() | machine
+            c.execute(sa.update(s.executors).values(name=t(), endpoint=t(), capabilities=has))
+            c.execute(sa.update(s.events).values(event))
+            c.execute(sa.update(s.repositories).values(name=t(), url=t(), error=t()))
+            c.execute(sa.update(s.nodes).values(detail=t(), code=t(), reason=t()))
+            c.execute(sa.update(s.attempts).values(code=t(), reason=t()))
+            c.execute(sa.update(s.log_lines).values(text=t()))
+            c.execute(sa.update(s.metric_points).values(values={loss: 0.5, f"{loss}2": 0.25}))
+            c.execute(sa.update(s.timeline).values(kind=t(), text=t()))
+            c.execute(sa.update(s.access_tokens).values(name=t()))
