@@ -30,7 +30,7 @@ class Ask(BaseModel):
 class MachineAsk(Ask):
     name: Name
     host: Host
-    port: int = Field(ge=1, le=65535)
+    port: int | None = Field(default=None, ge=1, le=65535)  # one that asks for work has none
 
 
 class DispatchAsk(Ask):
@@ -73,11 +73,13 @@ async def list_machines(request: Request) -> Response:
 
 async def add_machine(request: Request) -> Response:
     ask = await read_model(request, MachineAsk)
-    return dump(await in_thread(machines.add, sender_of(request), ask.name, ask.host, ask.port))
+    return dump(await in_thread(machines.add, sender_of(request), ask.name, ask.host, ask.port or 0))
 
 
 async def show_machine(request: Request) -> Response:
-    return dump(await in_thread(machines.find, sender_of(request), request.path_params["machine"]))
+    """`?wait=` is for how many seconds to wait until it has joined and reports."""
+    named = request.path_params["machine"]
+    return dump(await machines.arrival(sender_of(request), named, _seconds(request)))
 
 
 async def remove_machine(request: Request) -> Response:
@@ -88,11 +90,15 @@ async def ping_machine(request: Request) -> Response:
     """`?wait=` is for how many seconds to wait for the machine."""
     sender = sender_of(request)
     view = await in_thread(machines.joined, sender, request.path_params["machine"])
+    return dump(await machines.ping(sender, view, _seconds(request) or None))
+
+
+def _seconds(request: Request) -> float:
     try:
         wait = float(request.query_params.get("wait", "") or 0)
     except ValueError:
         raise MessageInvalid("wait is not a number of seconds") from None
-    return dump(await machines.ping(sender, view, min(wait, MAX_WAIT_S) if wait > 0 else None))
+    return min(wait, MAX_WAIT_S) if wait > 0 else 0.0
 
 
 async def health_check(request: Request) -> Response:
@@ -182,7 +188,8 @@ async def stop_job(request: Request) -> Response:
     sender, job = sender_of(request), await job_of(request)
     if await in_thread(sender.store.drop_document, planned.KIND, job):
         return dump({"job_id": job, "status": "failed", "state": "cancelled", "nodes": []})
-    await actions.stop(sender, job, f"stopped by {request.state.person.name}")
+    person = request.state.person
+    await actions.stop(sender, job, f"stopped by {person.name}", person.actor)
     return dump(await in_thread(distributed_status, sender, job))
 
 

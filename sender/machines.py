@@ -25,11 +25,15 @@ from trainforge.sender.notify import EXECUTORS, orders_key, seen_key
 KIND = "machine"
 PENDING = "pending-"
 ANSWER_S = 5.0
+LOOK_S = 1.0
 BEATS = 1.5  # an executor that does not ask for work still reports this often
 AT_ONCE = 64
 SCARCE = 0.95
 LITTLE_DISK = 5 * 2**30
 START = "is `trainforge executor start` running there?"
+
+
+_STATUS = {"draining": "busy", "revoked": "offline", "pending": "offline"}  # in the first API's words
 
 
 # --- showing --------------------------------------------------------------------------------------------
@@ -45,7 +49,7 @@ def machine(view: ExecutorView, expected: dict[str, Any] | None = None) -> dict[
         "name": view.name,
         "host": told.get("host") or endpoint.hostname or has.hostname,
         "port": told.get("port") or endpoint.port or 0,
-        "status": {"draining": "busy", "revoked": "offline"}.get(view.status, view.status),
+        "status": _STATUS.get(view.status, view.status),
         "capabilities": {
             "gpu_count": len(has.gpus),
             "gpu_memory": sum(gpu.memory_bytes for gpu in has.gpus),
@@ -116,6 +120,22 @@ def joined(sender: Sender, which: str) -> ExecutorView:
     if found["pending"]:
         raise Conflict(f"{found['name']} has not joined yet", hint=found["hint"])
     return sender.queries.executor(found["id"], sender.now())
+
+
+async def arrival(sender: Sender, which: str, wait: float) -> dict[str, Any]:
+    """The machine as it is once it has joined and reports, or when so many seconds are over.
+
+    Raises:
+        NotFound, Conflict: as `find`.
+    """
+    end = time.monotonic() + wait
+    with sender.bell.listen(EXECUTORS) as listener:
+        while True:
+            found = await in_thread(find, sender, which)
+            left = end - time.monotonic()
+            if left <= 0 or sender.stopping or (not found["pending"] and found["status"] != "offline"):
+                return found
+            await listener.wait(min(left, LOOK_S))
 
 
 # --- adding and removing --------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from trainforge.config import errors
 from trainforge.config.errors import ManifestError, Place, TrainForgeError, Unreachable
 from trainforge.config.settings import load_client
 from trainforge.config.views import (
+    AuditEntry,
+    AuditVerdict,
     EventView,
     ExecutorView,
     JobDetail,
@@ -129,6 +131,18 @@ class Client:
     def executors(self) -> list[ExecutorView]:
         return _views(ExecutorView, self._get("/api/executors"), "executors")
 
+    def machines(self) -> list[dict[str, Any]]:
+        """All executors and those that are expected (`pending`), as the first API has them."""
+        return list(self._get("/api/network/machines").get("machines", []))
+
+    def expect_machine(self, name: str, host: str) -> dict[str, Any]:
+        return self._post("/api/network/machines", {"name": name, "host": host})
+
+    def arrival(self, name: str, wait: float) -> dict[str, Any]:
+        """One of them, as soon as it has joined and reports, or after so many seconds."""
+        path = f"/api/network/machines/{quote(name, safe='')}"
+        return self._get(path, wait=wait, patience=wait + TIMEOUT_S)
+
     def executor(self, name: str) -> ExecutorView:
         return _view(ExecutorView, self._get(_executor(name)))
 
@@ -138,8 +152,18 @@ class Client:
             return _view(ExecutorView, self._ask("DELETE", _executor(name)))
         return _view(ExecutorView, self._post(f"{_executor(name)}/{action}", {}))
 
-    def join_token(self) -> dict[str, Any]:
-        return self._post("/api/join-tokens", {})
+    def join_token(self, **kind: Any) -> dict[str, Any]:
+        """`kind`: approval, ephemeral, max_jobs."""
+        return self._post("/api/join-tokens", kind)
+
+    def rotate_key(self, *, withdraw: bool) -> dict[str, Any]:
+        return self._post("/api/sender/rotate-key", {"withdraw": withdraw})
+
+    def audit(self, *, limit: int, before: int = 0) -> list[AuditEntry]:
+        return _views(AuditEntry, self._get("/api/audit", limit=limit, before=before or None), "entries")
+
+    def verify_audit(self, head: str = "") -> AuditVerdict:
+        return _view(AuditVerdict, self._get("/api/audit/verify", head=head, patience=600))
 
     def repositories(self) -> list[RepositoryView]:
         return _views(RepositoryView, self._get("/api/repositories"), "repositories")
@@ -149,6 +173,22 @@ class Client:
 
     def events(self, *, repository: str = "", limit: int = 20) -> list[EventView]:
         return _views(EventView, self._get("/api/events", repository=repository, limit=limit), "events")
+
+    # --- secrets --------------------------------------------------------------------------------------
+
+    def secrets(self, repository: str = "") -> list[SecretView]:
+        return _views(SecretView, self._get("/api/secrets", repository=repository), "secrets")
+
+    def set_secret(self, name: str, repository: str, value: str, branches: Sequence[str]) -> dict[str, Any]:
+        asked = {"name": name, "repository": repository, "value": value, "branches": list(branches)}
+        return self._post("/api/secrets", asked)
+
+    def remove_secret(self, name: str, repository: str) -> dict[str, Any]:
+        path = f"/api/secrets/{quote(name, safe='')}"
+        return self._ask("DELETE", path, params={"repository": repository})
+
+    def rotate_secrets_key(self) -> dict[str, Any]:
+        return self._post("/api/secrets/rotate-key", {})
 
     # --- people ---------------------------------------------------------------------------------------
 

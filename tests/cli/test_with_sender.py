@@ -182,6 +182,10 @@ def test_keys_set_for_one_job_reach_the_sender(ask: Ask, project: Path) -> None:
 def test_machines_are_invited_and_listed(ask: Ask, cli: Cli, sender: str, tmp_path: Path) -> None:
     token = ask("sender", "token")["token"]
     own = ("--name", "alpha", "--data-dir", str(tmp_path / "alpha"))
+    added = ask("executor", "add", "beta", "--host", "10.0.0.7")
+    assert "--name beta" in added["join_command"]
+    assert [one["name"] for one in ask("executor", "list")["pending"]] == ["beta"]
+    assert "pending" in cli("executor", "list").stdout
     assert ask("executor", "join", sender, token, *own)["name"] == "alpha"
     assert cli("executor", "join", sender, token, "--data-dir", str(tmp_path / "b")).returncode == 4
     about = ask("executor", "status", *own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,12 @@ def test_a_machine_that_is_added_is_expected_until_it_joins(site: Web) -> None:
     refused = site.ask("POST", f"/api/network/machines/{added['id']}/ping")
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
 
-    joined = site.add_executor("gpu-9")
+    arriving = threading.Timer(0.1, lambda: site.add_executor("gpu-9"))
+    arriving.start()
+    found = site.get("/api/network/machines/gpu-9?wait=20")
+    arriving.join()
+    assert (found["pending"], found["status"]) == (False, "online"), "it is told when it has arrived"
+    joined = found["id"]
 
     (now,) = site.get("/api/network/machines")["machines"]
     assert (now["id"], now["pending"], now["status"]) == (joined, False, "online")

@@ -1,7 +1,8 @@
-"""`trainforge executor list, show, drain, undrain, remove`: the executors as their sender sees them."""
+"""`trainforge executor list, add, show, drain, undrain, remove`: the executors as their sender sees them."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from trainforge.commands.common import (
     json_option,
     next_step,
     print_json,
+    say,
     state_text,
     table,
 )
@@ -19,18 +21,20 @@ if TYPE_CHECKING:
     from trainforge.config.views import ExecutorView
 
 GIB = 2**30
+LONG_POLL_S = 20.0
 
 
 @click.command("list")
 @json_option
 def list_executors(as_json: bool) -> None:
-    """List the sender's executors."""
+    """List the sender's executors, and those that are expected but have not joined (`pending`)."""
     from trainforge.client import Client
 
     with Client.configured() as client:
         views = [view for view in client.executors() if view.status != "revoked"]
+        pending = [one for one in client.machines() if one["pending"]]
     if as_json:
-        print_json({"executors": [view.model_dump(mode="json") for view in views]})
+        print_json({"executors": [view.model_dump(mode="json") for view in views], "pending": pending})
         return
     rows = [
         (
@@ -44,8 +48,44 @@ def list_executors(as_json: bool) -> None:
         )
         for view in views
     ]
+    rows += [(one["name"], state_text("pending"), "never", "", "", "", "") for one in pending]
     table(("EXECUTOR", "STATUS", "SEEN", "CPUS", "GPUS", "USED", "JOBS"), rows)
     next_step("trainforge executor show NAME" if views else "trainforge sender token")
+
+
+@click.command()
+@click.argument("name")
+@click.option("--host", default="", help="Its address, to find it by.  [default: NAME]")
+@click.option("--wait", is_flag=True, help="Until it has joined, at most as long as its line works.")
+@json_option
+def add(name: str, host: str, wait: bool, as_json: bool) -> int:
+    """Expect a machine, and print the line to run there, which works once within 15 minutes."""
+    from trainforge.client import Client
+
+    with Client.configured() as client:
+        told = client.expect_machine(name, host or name)
+        if not wait:
+            if as_json:
+                print_json(told)
+                return 0
+            click.echo(f"{name} is expected; {told['hint']}:")
+            click.echo(f"  {told['join_command']}")
+            next_step("trainforge executor list")
+            return 0
+        say(f"{name} is expected; {told['hint']}:\n  {told['join_command']}")
+        found = told
+        while (found["pending"] or found["status"] == "offline") and time.time() < told["expires"]:
+            found = client.arrival(name, LONG_POLL_S)
+    if as_json:
+        print_json(found)
+    elif found["pending"]:
+        click.echo(f"{name} has not joined; `trainforge executor add {name}` gives a new line")
+    else:
+        has = found["capabilities"]
+        sizes = f"{has['cpu_count']} CPUs, {has['gpu_count']} GPUs, {has['memory'] / GIB:.1f} GiB of memory"
+        click.echo(f"{name} has joined and is {state_text(found['status'])}: {sizes}")
+        next_step(f"trainforge executor show {name}")
+    return 1 if found["pending"] else 0
 
 
 @click.command()
@@ -63,6 +103,7 @@ def show(name: str, as_json: bool) -> None:
     has, load = view.capabilities, view.load
     click.secho(f"{view.name}  {view.id}", bold=True)
     click.echo(f"  status   {state_text(view.status)}, seen {age(view.last_seen)}")
+    click.echo(f"  key      {view.fingerprint}{', a visitor' if view.ephemeral else ''}")
     click.echo(f"  reached  {view.endpoint or 'asks for work itself'}")
     memory = f"{load.memory_bytes / GIB:.1f} of {has.memory_bytes / GIB:.1f} GiB"
     click.echo(f"  machine  {has.hostname}: {has.cpu_count} CPUs at {load.cpu_percent:.0f}%, memory {memory}")
@@ -75,6 +116,25 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"  python   {has.python or '?'}, torch {has.torch or 'not installed'}")
     click.echo(f"  labels   {', '.join(f'{key}={value}' for key, value in has.labels.items()) or 'none'}")
     click.echo(f"  jobs     {len(view.jobs)} of {has.max_jobs}  {', '.join(job[:8] for job in view.jobs)}")
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def approve(name: str, as_json: bool) -> None:
+    """Let an executor have work that joined with a token that asks for this.
+
+    Compare the fingerprint that is printed here with the one that `executor status` prints over there.
+    """
+    from trainforge.client import Client
+
+    with Client.configured() as client:
+        view = client.tell_executor(name, "approve")
+    if as_json:
+        print_json(view.model_dump(mode="json"))
+        return
+    click.echo(f"{view.name} is approved, with the key {view.fingerprint}")
+    next_step("trainforge executor list")
 
 
 @click.command()
@@ -101,7 +161,7 @@ def remove(name: str, as_json: bool) -> None:
     _told(name, "remove", as_json, "is removed; joining again needs a new token", "")
 
 
-commands = (list_executors, show, drain, undrain, remove)
+commands = (list_executors, add, show, approve, drain, undrain, remove)
 
 
 def _told(name: str, action: str, as_json: bool, done: str, after: str) -> None:
