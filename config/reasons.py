@@ -84,7 +84,7 @@ REASONS: dict[str, Reason] = {
         "the executor's own policy forbids this job", "ask the machine's owner", "elsewhere"
     ),
     "clock_skew": Reason(
-        "the clocks of sender and executor differ by the seconds named", "set both clocks", "retry"
+        "the clocks of sender and executor differ by the seconds named", "set both clocks", "elsewhere"
     ),
     "disk_full": Reason("the disk is full", "free space on the machine named", "elsewhere"),
     "publish_blocked": Reason("the remote refuses the result", "mend what the remote says, then retry"),

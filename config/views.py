@@ -106,13 +106,35 @@ class MetricPoint(BaseModel):
 class ExecutorView(BaseModel):
     id: str
     name: str
-    status: Literal["online", "offline", "busy", "draining", "revoked"]
+    status: Literal["online", "offline", "busy", "draining", "revoked", "pending"]
     connection: Literal["pull", "push"]
     endpoint: str = ""
     last_seen: float | None = None
     capabilities: Capabilities
     load: Load
     jobs: list[str] = []
+    fingerprint: str = ""  # of its key, to be compared with what the machine shows
+    ephemeral: bool = False  # a visitor: forgotten when it has gone
+
+
+class AuditEntry(BaseModel):
+    """What somebody did; `hash` covers it and the hash of the entry before."""
+
+    n: int
+    time: float
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any] = {}
+    hash: str
+
+
+class AuditVerdict(BaseModel):
+    """`head` is worth keeping elsewhere: given again, it proves that nothing up to it was changed."""
+
+    rows: int
+    head: str
+    problems: list[str] = []
 
 
 class EventView(BaseModel):

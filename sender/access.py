@@ -80,7 +80,11 @@ ACCESS: dict[str, str] = {
     "DELETE /api/executors/{executor}": ADMIN,
     "POST /api/executors/{executor}/drain": OPERATOR,
     "POST /api/executors/{executor}/undrain": OPERATOR,
+    "POST /api/executors/{executor}/approve": ADMIN,
     "POST /api/join-tokens": ADMIN,
+    "POST /api/sender/rotate-key": ADMIN,
+    "GET /api/audit": ADMIN,
+    "GET /api/audit/verify": ADMIN,
     "GET /api/repositories": VIEWER,
     "POST /api/repositories": ADMIN,
     # --- secrets

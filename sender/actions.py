@@ -20,6 +20,7 @@ from trainforge.sender import events, registry
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
 from trainforge.sender.preview import preview
+from trainforge.sender.store_audit import SENDER
 from trainforge.sender.store_events import Repo
 
 log = logging.getLogger(__name__)
@@ -31,18 +32,21 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
     return await asyncio.to_thread(work, *arguments)
 
 
-async def stop(sender: Sender, job: str, reason: str) -> JobDetail:
+async def stop(sender: Sender, job: str, reason: str, actor: str = SENDER) -> JobDetail:
     """Ask for a job's end. Raises Conflict when it has ended."""
-    await in_thread(sender.store.request_stop, job, "stopped", reason, sender.now())
+    await in_thread(sender.store.request_stop, job, "stopped", reason, sender.now(), actor)
     failpoint("45.sender.stop_stored")
     sender.wake(job)
     sender.bell.ring(job_key(job), JOBS)
     return await in_thread(sender.queries.job, job)
 
 
-async def retry(sender: Sender, job: str) -> JobDetail:
+async def retry(sender: Sender, job: str, actor: str = SENDER) -> JobDetail:
     """A new job that does the same again and names the old one."""
-    return await in_thread(sender.queries.job, await in_thread(events.retry_job, sender, job))
+    again = await in_thread(events.retry_job, sender, job)
+    note = partial(sender.store.audit, actor, "job.retried", job, {"as": again}, now=sender.now())
+    await in_thread(note)
+    return await in_thread(sender.queries.job, again)
 
 
 async def submit(
@@ -80,13 +84,17 @@ async def look(sender: Sender, repository: str, source: str) -> list[str]:
         return [f"TrainForge: {error}"]
 
 
-async def watch(sender: Sender, url: str, name: str | None) -> RepositoryView:
+async def watch(sender: Sender, url: str, name: str | None, actor: str = SENDER) -> RepositoryView:
     """Watch a repository from now on; what it holds already leads to no job.
 
     Raises:
         AddressRefused: not a usable URL. Conflict: the name is another's. NotFound: no repository there.
     """
     repo = await in_thread(register, sender, url, name)
+    note = partial(
+        sender.store.audit, actor, "repository.watched", repo.id, {"url": repo.url}, now=sender.now()
+    )
+    await in_thread(note)
     await look(sender, repo.id, "watch")
     sender.bell.ring(REPOSITORIES)
     views = await in_thread(sender.queries.repositories)
@@ -117,22 +125,24 @@ def make_plan(
     return preview(wanted, machines, now, chosen=chosen, line=sender.line())
 
 
-def invite(sender: Sender) -> dict[str, Any]:
+def invite(sender: Sender, actor: str = SENDER, **kind: Any) -> dict[str, Any]:
     """A one-time join token, and the command that uses it."""
-    token, expires = registry.create_join_token(sender)
+    token, expires = registry.create_join_token(sender, actor, **kind)
     command = f"trainforge executor join {sender.base_url} {token.text}"
+    if kind.get("ephemeral"):
+        command = f"trainforge executor start --ephemeral {sender.base_url} {token.text}"
     return {"token": token.text, "expires": expires, "command": command}
 
 
-def drain_executor(sender: Sender, which: str, drained: bool) -> ExecutorView:
+def drain_executor(sender: Sender, which: str, drained: bool, actor: str = SENDER) -> ExecutorView:
     """Raises NotFound."""
     found = sender.queries.executor(which, sender.now())
-    registry.drain_executor(sender, found.id, drained)
+    registry.drain_executor(sender, found.id, drained, actor)
     return sender.queries.executor(found.id, sender.now())
 
 
-def remove_executor(sender: Sender, which: str) -> ExecutorView:
+def remove_executor(sender: Sender, which: str, actor: str = SENDER) -> ExecutorView:
     """Raises NotFound."""
     found = sender.queries.executor(which, sender.now())
-    registry.remove_executor(sender, found.id)
-    return sender.queries.executor(found.id, sender.now())
+    registry.remove_executor(sender, found.id, actor)
+    return found.model_copy(update={"status": "revoked"})

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from trainforge.config.errors import MessageInvalid
 from trainforge.config.messages import CommitId, Name
-from trainforge.sender import actions, secrets_api, streams
+from trainforge.sender import actions, secrets_api, streams, trust_api
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EVENTS, EXECUTORS, JOBS
@@ -110,11 +110,12 @@ async def stop_job(request: Request) -> Response:
     ask = await read_model(request, StopAsk)
     person: Person = request.state.person
     reason = ask.reason or f"stopped by {person.name}"
-    return dump(await actions.stop(_sender(request), await _job(request), reason))
+    return dump(await actions.stop(_sender(request), await _job(request), reason, person.actor))
 
 
 async def retry_job(request: Request) -> Response:
-    return dump(await actions.retry(_sender(request), await _job(request)))
+    actor = request.state.person.actor
+    return dump(await actions.retry(_sender(request), await _job(request), actor))
 
 
 async def job_logs(request: Request) -> Response:
@@ -166,19 +167,16 @@ async def show_executor(request: Request) -> Response:
 
 async def remove_executor(request: Request) -> Response:
     named = request.path_params["executor"]
-    return dump(await in_thread(actions.remove_executor, _sender(request), named))
+    actor = request.state.person.actor
+    return dump(await in_thread(actions.remove_executor, _sender(request), named, actor))
 
 
 async def drain_executor(request: Request) -> Response:
     """Also `undrain`, by the last part of the path."""
     await read_model(request, Ask)
     named, drained = request.path_params["executor"], request.url.path.endswith("/drain")
-    return dump(await in_thread(actions.drain_executor, _sender(request), named, drained))
-
-
-async def new_join_token(request: Request) -> Response:
-    await read_model(request, Ask)
-    return dump(await in_thread(actions.invite, _sender(request)))
+    actor = request.state.person.actor
+    return dump(await in_thread(actions.drain_executor, _sender(request), named, drained, actor))
 
 
 async def list_repositories(request: Request) -> Response:
@@ -187,7 +185,7 @@ async def list_repositories(request: Request) -> Response:
 
 async def watch_repository(request: Request) -> Response:
     ask = await read_model(request, RepositoryAsk)
-    return dump(await actions.watch(_sender(request), ask.url, ask.name))
+    return dump(await actions.watch(_sender(request), ask.url, ask.name, request.state.person.actor))
 
 
 async def list_events(request: Request) -> Response:
@@ -235,11 +233,11 @@ routes = [
     Route("/executors/{executor}", remove_executor, methods=["DELETE"]),
     Route("/executors/{executor}/drain", drain_executor, methods=["POST"]),
     Route("/executors/{executor}/undrain", drain_executor, methods=["POST"]),
-    Route("/join-tokens", new_join_token, methods=["POST"]),
     Route("/repositories", list_repositories),
     Route("/repositories", watch_repository, methods=["POST"]),
     Route("/events", list_events),
     Route("/plan", plan, methods=["POST"]),
     Route("/changes", changes),
     *secrets_api.routes,
+    *trust_api.routes,
 ]

@@ -33,6 +33,7 @@ from trainforge.sender import (
     executor_api,
     pages,
     people_api,
+    registry,
     schedules,
     serve,
     watching,
@@ -135,6 +136,7 @@ LOOPS: dict[str, Loop] = {
     "poll": watching.poll,
     "watch": watching.watch_local,
     "schedule": schedules.run,
+    "visitors": registry.send_visitors_off,
 }
 
 

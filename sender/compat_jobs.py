@@ -231,7 +231,7 @@ async def put_status(request: Request) -> Response:
     now = worker_job(detail)
     if ask.status == "cancelled" and detail.state not in OUTCOMES:
         reason = ask.reason or f"stopped by {request.state.person.name}"
-        now = worker_job(await actions.stop(sender, job, reason))
+        now = worker_job(await actions.stop(sender, job, reason, request.state.person.actor))
     elif ask.status != now["status"]:
         raise Forbidden(
             f"the job is {now['status']}; only its executors' signed journal can make it {ask.status}",

@@ -201,14 +201,14 @@ async def stop_job(request: Request) -> Response:
     sender = _sender(request)
     job = await in_thread(sender.queries.resolve, request.path_params["job"])
     with contextlib.suppress(Conflict):  # it has ended meanwhile, which the page shows
-        await actions.stop(sender, job, f"stopped by {person.name}")
+        await actions.stop(sender, job, f"stopped by {person.name}", person.actor)
     return RedirectResponse(f"/jobs/{job}", 303)
 
 
 async def retry_job(request: Request) -> Response:
     sender = _sender(request)
     job = await in_thread(sender.queries.resolve, request.path_params["job"])
-    return RedirectResponse(f"/jobs/{(await actions.retry(sender, job)).id}", 303)
+    return RedirectResponse(f"/jobs/{(await actions.retry(sender, job, request.state.person.actor)).id}", 303)
 
 
 def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:

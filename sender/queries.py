@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotFound
 from trainforge.config.messages import OUTCOMES, Capabilities, Load
+from trainforge.config.trust import thumbprint
 from trainforge.config.views import (
     AttemptView,
     EventView,
@@ -221,6 +222,8 @@ class Queries:
         status: Any = "online"
         if row["revoked"] is not None:
             status = "revoked"
+        elif row["pending"]:
+            status = "pending"
         elif seen is None or now - seen > self.online_for or row["draining"]:
             status = "offline"
         elif row["drained"]:
@@ -237,6 +240,8 @@ class Queries:
             capabilities=capabilities,
             load=Load.model_validate(row["load"] or {}),
             jobs=jobs,
+            fingerprint=thumbprint(row["public_key"]) if row["public_key"] else "",
+            ephemeral=row["ephemeral"],
         )
 
     def events(self, *, repository: str = "", limit: int = 50) -> list[EventView]:

@@ -15,6 +15,7 @@ from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 from trainforge.sender.facts import JobFacts, Result
 from trainforge.sender.planner import Placement, Plan
+from trainforge.sender.store_audit import SENDER, record
 from trainforge.sender.store_facts import ATTEMPTS, JOB, NODES, ORDERS, company_of, job_facts, refusals_of
 
 LIVE = ("offered", "accepted", "running")
@@ -192,7 +193,7 @@ class JobStore(Database):
             c.execute(sa.update(t).where(t.c.id == job_id, t.c.ended.is_(None)).values(values))
         return True
 
-    def request_stop(self, job_id: str, code: str, reason: str, now: float) -> None:
+    def request_stop(self, job_id: str, code: str, reason: str, now: float, actor: str = SENDER) -> None:
         """Ask for the job's end; asking again changes nothing.
 
         Raises:
@@ -209,6 +210,7 @@ class JobStore(Database):
             if row["stop_requested"] is None:
                 values = {"stop_requested": now, "stop_code": code, "stop_reason": reason}
                 c.execute(sa.update(t).where(t.c.id == job_id).values(**values, version=row["version"] + 1))
+                record(c, actor, "job.stopped", job_id, {"reason": reason}, now=now)
                 self.note(
                     c, job_id, "state", f"stop requested: {reason}" if reason else "stop requested", now
                 )

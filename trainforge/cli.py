@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "People": {
         "user": ("user", "Say who may use the sender, and as what."),
         "token": ("token", "Give scripts and machines access."),
+        "audit": ("audit", "Show who did what at the sender."),
     },
 }
 HIDDEN = {"git-credential": ("git_credential", "Answer git's question for a password of the sender.")}

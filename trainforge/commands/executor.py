@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trainforge.commands import machines
-from trainforge.commands.common import Function, age, json_option, next_step, print_json
+from trainforge.commands.common import Function, age, json_option, next_step, print_json, say
 from trainforge.commands.sender import given, settings_file
 
 if TYPE_CHECKING:
@@ -59,14 +59,35 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
     TOKEN is what `trainforge sender token` printed; it works once. The key that identifies this machine is
     made here and never leaves it.
     """
+    from trainforge.executor.identity import load_key
     from trainforge.executor.join import join as pair
 
-    identity = pair(url, token, _settings(config, options))
+    settings = _settings(config, options)
+    identity = pair(url, token, settings)
+    fingerprint = load_key(settings.data_dir).id
     if as_json:
-        print_json({"executor": identity.executor, "name": identity.name, "sender": identity.sender_url})
+        said = {"executor": identity.executor, "name": identity.name, "sender": identity.sender_url}
+        print_json(said | {"fingerprint": fingerprint, "pending": identity.pending})
         return
     click.echo(f"{identity.name} ({identity.executor}) belongs to {identity.sender_url} now")
+    if identity.pending:
+        click.echo(f"  its key is {fingerprint}")
+        say(f"  it gets no work before `trainforge executor approve {identity.name}` at the sender")
     next_step("trainforge executor start")
+
+
+@executor.command("rotate-key")
+@common_options
+@json_option
+def rotate_key(config: Path | None, as_json: bool, **options: Any) -> None:
+    """Make a new key for this machine, announced by the old one; what runs goes on."""
+    from trainforge.executor.rotation import rotate_key as change
+
+    key = change(_settings(config, options))
+    if as_json:
+        print_json({"fingerprint": key.id})
+        return
+    click.echo(f"the key of this executor is {key.id} now")
 
 
 @executor.command()
@@ -91,7 +112,13 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
 @click.option("--max-cpu-percent", type=float, help="Share of the cores that jobs get.  [default: 100]")
 @click.option("--debug", is_flag=True, default=None, help="Log every detail.")
 @click.option("--status", "show", is_flag=True, help="Print what `executor status` prints, and exit.")
-def start(config: Path | None, show: bool, **options: Any) -> None:
+@click.option(
+    "--ephemeral",
+    nargs=2,
+    metavar="URL TOKEN",
+    help="Join as a visitor: the key is never stored, and nothing stays when it ends.",
+)
+def start(config: Path | None, show: bool, ephemeral: tuple[str, str] | None, **options: Any) -> None:
     """Train on this machine until Ctrl-C; a training outlives a restart of its executor.
 
     Every setting can be given in the file or as TRAINFORGE_EXECUTOR_... too.
@@ -100,9 +127,13 @@ def start(config: Path | None, show: bool, **options: Any) -> None:
     if show:
         _show(settings, as_json=False)
         return
-    from trainforge.executor.program import run_executor
+    from trainforge.executor.program import run_executor, run_visitor
 
-    run_executor(settings)
+    if ephemeral:
+        url, token = ephemeral
+        run_visitor(settings.model_copy(update={"sender_url": url.rstrip("/")}), token)
+    else:
+        run_executor(settings)
 
 
 @executor.command()
@@ -114,7 +145,7 @@ def status(config: Path | None, as_json: bool, **options: Any) -> None:
 
 
 def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
-    from trainforge.executor.identity import ExecutorIdentity
+    from trainforge.executor.identity import ExecutorIdentity, load_key
     from trainforge.executor.status import local_status
 
     identity = ExecutorIdentity.load(settings.data_dir)
@@ -126,6 +157,7 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
     gpus = ", ".join(gpu["model"] for gpu in machine["gpus"]) or "none"
     click.secho(f"{identity.name}  {identity.executor}", bold=True)
     click.echo(f"  sender   {identity.sender_url}, {_contact(about)}")
+    click.echo(f"  key      {load_key(settings.data_dir).id}")
     click.echo(f"  reached  {about['endpoint'].get('public_url') or 'asks for work itself'}")
     click.echo(f"  machine  {machine['cpu_count']} CPUs, {_gib(machine['memory_bytes'])}, GPUs: {gpus}")
     click.echo(f"  python   {machine['python']}, torch {machine['torch'] or 'not installed'}")

@@ -61,13 +61,16 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @sender.command()
+@click.option("--approval", is_flag=True, help="It gets no work before `trainforge executor approve`.")
+@click.option("--ephemeral", is_flag=True, help="For a visitor, forgotten when it has gone.")
+@click.option("--jobs", type=click.IntRange(1), help="How many jobs it may have at all.")
 @json_option
-def token(as_json: bool) -> None:
+def token(approval: bool, ephemeral: bool, jobs: int | None, as_json: bool) -> None:
     """Print the command that joins one executor; its token works once, within 15 minutes."""
     from trainforge.client import Client
 
     with Client.configured() as client:
-        invitation = client.join_token()
+        invitation = client.join_token(approval=approval, ephemeral=ephemeral, max_jobs=jobs)
         if as_json:
             print_json(invitation)
             return
@@ -75,7 +78,31 @@ def token(as_json: bool) -> None:
             invitation.get("command") or f"trainforge executor join {client.url} {invitation['token']}"
         )
     say("  run it on the machine that is to train; it works once, within 15 minutes")
-    next_step("trainforge executor start")
+    next_step("trainforge executor approve NAME" if approval else "trainforge executor start")
+
+
+@sender.command("rotate-key")
+@click.option(
+    "--withdraw", is_flag=True, help="The old key counts no more: every executor has to join again."
+)
+@json_option
+def rotate_key(withdraw: bool, as_json: bool) -> None:
+    """Give the sender a new signing key, which the old one introduces to the executors.
+
+    Both are good for a while (key_overlap, a week); an executor that is not heard of in that time has to
+    join again. Where the old key may have been stolen, use --withdraw.
+    """
+    from trainforge.client import Client
+
+    with Client.configured() as client:
+        answer = client.rotate_key(withdraw=withdraw)
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"the sender's key is {answer['fingerprint']} now")
+    if withdraw:
+        say("  no executor trusts it yet: let each join again")
+        next_step("trainforge sender token")
 
 
 @sender.command()
