@@ -47,6 +47,7 @@ class Sender:
     local_url: str = ""
     # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).
     changed: set[str] = field(default_factory=set)
+    machines_changed: bool = False
     delivered: dict[str, float] = field(default_factory=dict)
     # Executors that are asked for a sign of life: their waiting claims are answered at once.
     asked: set[str] = field(default_factory=set)
@@ -98,6 +99,11 @@ class Sender:
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a side task failed", exc_info=error)
+
+    def replan(self) -> None:
+        """Machines came, went or became free: have the jobs that wait for some planned again."""
+        self.machines_changed = True
+        self.bell.ring(RECONCILE)
 
     def wake(self, *jobs: str) -> None:
         """Have the reconciler look at these jobs now; without any, at all that have not ended."""

@@ -25,10 +25,10 @@ MAX_BATCH = 8 * 1024 * 1024
 def announce(sender: Sender, key: NodeKey, intake: Intake, *, first: bool) -> None:
     """Wake those whom new journal records concern."""
     sender.bell.ring(job_key(key.job))
-    if "outcome" in intake.node:
-        sender.wake()  # its machine is free for others
-    elif intake.steers or first:
+    if intake.steers or first:
         sender.wake(key.job)
+    if "outcome" in intake.node:
+        sender.replan()  # its machine is free for others
     if intake.steers or intake.metrics:
         sender.bell.ring(JOBS)
 

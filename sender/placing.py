@@ -71,7 +71,8 @@ class Placing:
 
     # --- the queue --------------------------------------------------------------------------------------
 
-    def enter(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> None:
+    def enter(self, facts: JobFacts, row: RowMapping, manifest: Manifest) -> float | None:
+        """Until when it may wait, where that is limited."""
         need = _need(manifest, row, facts)
         need = self._needs.setdefault(need, need)  # one object for all jobs that ask for the same
         limit = manifest.timeout.queue
@@ -81,6 +82,7 @@ class Placing:
         waiter = Waiter(job, facts.version, alone, until)
         self.due = self.due or self._queue.get(facts.id) != waiter
         self._queue[facts.id] = waiter
+        return until
 
     def leave(self, job: str) -> None:
         if self._queue.pop(job, None) is not None:
@@ -93,7 +95,7 @@ class Placing:
 
     def entangled(self) -> set[str]:
         """The waiting jobs whose turn depends on other jobs, too."""
-        return {job for job, waiter in self._queue.items() if not waiter.alone}
+        return {job for job, waiter in list(self._queue.items()) if not waiter.alone}
 
     def unsettled(self, versions: Mapping[str, int]) -> list[str]:
         """Of all unfinished jobs those to look at: not who waits for machines alone, unchanged, in time."""

@@ -20,10 +20,11 @@ from trainforge.config.errors import TrainForgeError
 from trainforge.config.manifest import Manifest
 from trainforge.hooks.gitrun import GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.sender import lifecycle as life
-from trainforge.sender import publisher
+from trainforge.sender import publisher, turns
 from trainforge.sender.clock import Jumps
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import ring_orders
+from trainforge.sender.due import Due
 from trainforge.sender.facts import JobFacts, Policy
 from trainforge.sender.fence import Fence
 from trainforge.sender.notify import JOBS, RECONCILE, job_key
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 5.0  # leases end and offers expire without anybody ringing
 MAX_ROUNDS = 50
 LOOKS_AT_ONCE = 200
+SIDE_BY_SIDE = 8  # looks; each mostly waits for its commit, which they share
+REMOTES_AT_ONCE = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 REFUSED_TRIES = 6  # a refused credential may be a mistake that somebody mends within some minutes
 
@@ -64,7 +67,10 @@ class Reconciler:
         self._remote: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
         self._held: set[str] = set()  # jobs that wait for other jobs
+        self._due = Due()
         self._last_full = -LOOK_EVERY_S
+        self._next_pass = 0.0
+        self._looking, self._asking = asyncio.Semaphore(SIDE_BY_SIDE), asyncio.Semaphore(REMOTES_AT_ONCE)
 
     async def run(self) -> None:
         """Until the sender stops."""
@@ -74,9 +80,8 @@ class Reconciler:
             with sender.bell.listen(RECONCILE) as listener:
                 while not sender.stopping:
                     for jobs in _in_turns(await self._jobs()):
-                        for job in jobs:
-                            await self._look(job)
-                        if self.placing.due:
+                        await asyncio.gather(*map(self._look, jobs))
+                        if self.placing.due and time.monotonic() >= self._next_pass:
                             await self._place()
                     if not sender.changed:
                         await listener.wait(self._rest())
@@ -89,6 +94,9 @@ class Reconciler:
         """Whom to look at: those that changed or are due, or from time to time all."""
         now = time.monotonic()
         changed, self._sender.changed = self._sender.changed, set()
+        if self._sender.machines_changed:
+            self._sender.machines_changed, self.placing.due = False, True
+        changed |= self._due.take(self._sender.now())
         if "" in changed or now - self._last_full >= LOOK_EVERY_S:
             self._last_full = now
             self.placing.due = True  # machines come and go, and their hours begin and end
@@ -99,18 +107,24 @@ class Reconciler:
         """Seconds until something is due without anybody ringing."""
         now = time.monotonic()
         moments = [moment for job, (moment, _) in self._pauses.items() if job not in self._remote]
+        if self.placing.due:
+            moments.append(self._next_pass)
+        if (due := self._due.first()) is not None:
+            moments.append(now + due - self._sender.now())
         return max(min([self._last_full + LOOK_EVERY_S, *moments]) - now, 0.01)
 
     async def _look(self, job: str) -> None:
         try:
-            await self.advance(job)
+            async with self._looking:
+                await self.advance(job)
         except TrainForgeError as error:
             log.warning("job %s cannot go on now: %s", job, error)
         except Exception:
             log.exception("job %s cannot go on", job)  # one job's bug must not hold up the others
 
     async def _place(self) -> None:
-        """One planning pass over all jobs that wait for machines."""
+        """One planning pass over all jobs that wait for machines; then a rest as long as it took."""
+        begun = time.monotonic()
         try:
             placed = await asyncio.to_thread(self.placing.run)
         except Exception:
@@ -118,6 +132,7 @@ class Reconciler:
         else:
             if placed:
                 self._sender.wake(*placed)
+        self._next_pass = time.monotonic() + min(time.monotonic() - begun, LOOK_EVERY_S)
 
     async def advance(self, job: str) -> None:
         """Take the job as far as its facts allow."""
@@ -147,6 +162,7 @@ class Reconciler:
         if life.Place() not in steps:
             self.placing.leave(job)
         self._held.discard(job)
+        self._due.put(job, None)
         outside = [step for step in steps if isinstance(step, life.Wait | life.Place | life.RemoteStep)]
         inside = [step for step in steps if step not in outside]
         if inside:
@@ -160,12 +176,14 @@ class Reconciler:
         first = outside[0]
         if isinstance(first, life.Wait):
             self._held.add(job)
+            if not first.held:
+                self._due.put(job, turns.rests_until(facts, self._policy(manifest)))
             if sender.store.wait(job, first.reasons, held=first.held):
                 sender.bell.ring(JOBS, job_key(job))
             return Round()
         if isinstance(first, life.Place):
             if manifest is not None:
-                self.placing.enter(facts, row, manifest)
+                self._due.put(job, self.placing.enter(facts, row, manifest))
             return Round()
         return Round(remote=first)
 
@@ -206,7 +224,8 @@ class Reconciler:
         """Publish or look; the outcome becomes a fact, a failure a pause."""
         sender = self._sender
         try:
-            await asyncio.to_thread(self.settle, job, step)
+            async with self._asking:
+                await asyncio.to_thread(self.settle, job, step)
         except TrainForgeError as error:
             await asyncio.to_thread(self.unsettled, job, error)
         except Exception as error:

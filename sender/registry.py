@@ -130,7 +130,7 @@ def heartbeat(sender: Sender, member: Member, beat: Heartbeat) -> HeartbeatReply
     unknown, changed = sender.store.heartbeat(member.id, beat, sender.now(), ttl)
     if changed:
         sender.bell.ring(EXECUTORS)
-        sender.wake()  # somebody may be waiting for a machine like this
+        sender.replan()  # somebody may be waiting for a machine like this
     if beat.sender_key:
         sender.keys.pinned[member.id] = beat.sender_key
     return HeartbeatReply(

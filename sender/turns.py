@@ -32,15 +32,20 @@ def held(job: JobFacts, policy: Policy) -> dict[str, str]:
     return reasons
 
 
-def resting(job: JobFacts, policy: Policy, now: float) -> dict[str, str]:
-    """Until when a failed job rests before it is tried again, in words; empty when it may go on."""
+def rests_until(job: JobFacts, policy: Policy) -> float | None:
+    """When the next attempt of a failed job may begin; None where it need not rest."""
     last = job.attempt
     if last is None or last.state not in {"failed", "lost"} or last.ended is None:
-        return {}
+        return None
     if kind_of(last.code) == "now" and job.tried <= 1:
-        return {}
-    until = last.ended + policy.rest(job.id, job.tried)
-    if now >= until:
+        return None
+    return last.ended + policy.rest(job.id, job.tried)
+
+
+def resting(job: JobFacts, policy: Policy, now: float) -> dict[str, str]:
+    """Until when a failed job rests before it is tried again, in words; empty when it may go on."""
+    last, until = job.attempt, rests_until(job, policy)
+    if last is None or until is None or now >= until:
         return {}
     return {"retry": f"attempt {last.number + 1} begins at {moment(until)}, after {last.code}: {last.reason}"}
 
