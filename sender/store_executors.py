@@ -38,7 +38,7 @@ class SilentNode:
 
 
 # Made once, for they are part of most requests: making a query anew costs more than running it.
-_EXECUTOR = sa.bindparam("executor")
+_EXECUTOR: sa.BindParameter[str] = sa.bindparam("executor")
 _BEFORE = sa.select(s.executors).where(s.executors.c.id == _EXECUTOR)
 _BEAT = sa.update(s.executors).where(s.executors.c.id == _EXECUTOR)
 _LIVE_ATTEMPT = sa.exists().where(

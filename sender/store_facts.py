@@ -16,7 +16,8 @@ from trainforge.sender import schema as s
 from trainforge.sender.facts import AttemptFacts, Company, JobFacts, NodeFacts, Result, Stop
 
 # Made once: making a query anew costs more than running it.
-_JOB, _ATTEMPT = sa.bindparam("job"), sa.bindparam("attempt")
+_JOB: sa.BindParameter[str] = sa.bindparam("job")
+_ATTEMPT: sa.BindParameter[int] = sa.bindparam("attempt")
 JOB = sa.select(s.jobs).where(s.jobs.c.id == _JOB)
 ATTEMPTS = sa.select(s.attempts).where(s.attempts.c.job_id == _JOB).order_by(s.attempts.c.number)
 NODES = (
