@@ -62,8 +62,8 @@ class Agent:
         key: SigningKey | None = None,
     ) -> None:
         """With an identity and a key of the caller's none are read or kept."""
-        self.settings = settings
         self.identity = identity or ExecutorIdentity.load(settings.data_dir)
+        self.settings = settings = settings.model_copy(update={"name": self.identity.name})
         if settings.sender_url:
             self.identity = self.identity.model_copy(update={"sender_url": settings.sender_url})
         self.key = key or load_key(settings.data_dir)

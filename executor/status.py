@@ -32,7 +32,7 @@ def local_status(settings: ExecutorSettings) -> dict[str, Any]:
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     book = OrderBook(settings.data_dir)
     return {
-        "name": settings.name,
+        "name": identity.name if identity else settings.name,
         "data_dir": str(settings.data_dir),
         "joined": identity is not None,
         "problem": problem,
