@@ -243,3 +243,37 @@ def test_login_checks_the_token_before_it_is_kept(
     kept = tmp_path / "other" / "trainforge" / "client.json"
     assert kept.stat().st_mode & 0o777 == 0o600
     assert cli("status", **home).returncode == 0
+
+
+def test_people_get_accounts_and_scripts_get_tokens(ask: Ask, cli: Cli, sender: str) -> None:
+    words = "four quite unrelated words"
+    invited = ask("user", "add", "vera", "--role", "viewer")
+    assert invited["url"].startswith(f"{sender}/login?link=")
+    assert (
+        ask("user", "add", "otto", "--role", "operator", "--password", stdin=f"{words}\n")["password"] is True
+    )
+    assert cli("user", "add", "Otto", "--role", "viewer").returncode == 6
+    assert ask("user", "link", "otto")["url"] != ask("user", "link", "otto")["url"]
+    assert {one["name"]: one["role"] for one in ask("user", "list")["users"]} == {
+        "admin": "admin", "otto": "operator", "vera": "viewer",
+    }  # fmt: skip
+    token = ask("token", "create", "ci", "--user", "otto", "--days", "30")["token"]
+    scripts = {"TRAINFORGE_TOKEN": token, "TRAINFORGE_SENDER_URL": sender}
+    assert cli("status", **scripts).returncode == 0
+    refused = cli("user", "list", **scripts)
+    assert (refused.returncode, "takes the role admin" in refused.stderr) == (4, True)
+    changed = cli("user", "password", stdin=f"{words}\nanother set of words\n", **scripts)
+    assert changed.returncode == 0, changed.stderr
+    assert token not in changed.stdout + changed.stderr
+    ask("user", "role", "otto", "viewer")
+    assert cli("sender", "token", **scripts).returncode == 4
+    (mine,) = ask("token", "list", **scripts)["tokens"]
+    assert (mine["name"], mine["role"], mine["user"]) == ("ci", "operator", "otto")
+    ask("user", "logout", "otto")
+    ask("user", "password", "otto", stdin=f"{words}\n")
+    ask("token", "revoke", str(mine["id"]))
+    assert cli("status", **scripts).returncode == 4
+    ask("user", "remove", "vera")
+    assert cli("user", "remove", "admin").returncode == 6
+    shown = cli("user", "list")
+    assert "otto   viewer  password" in shown.stdout
