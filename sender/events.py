@@ -23,6 +23,7 @@ from trainforge.hooks.gitread import (
     CommitInfo,
     ObjectReader,
     has_commit,
+    is_ancestor,
     merge_base,
     tree_diff,
 )
@@ -38,6 +39,7 @@ from trainforge.sender.text import plain
 MAX_LINES = 20
 MAX_PROBLEMS, MAX_TEXT = 5, 300  # of a manifest, and characters of each
 RECENT_S = 5.0
+_DEPTHS = (50, 1000)  # in which an old head is looked for below a new one
 _FIRST = ("refs/heads/main", "refs/heads/master")  # other new branches are compared with these
 
 
@@ -178,7 +180,11 @@ def _handle_change(  # noqa: PLR0917
         if path in by_path
         for job in new_jobs(repo, info, by_path[path], ref=change.ref, source=source)
     ]
-    event = NewEvent(**base, decision="job" if jobs else "ignored", reason=decision.reason)
+    reason = decision.reason
+    if _rewritten(place, change, info.parents):
+        failpoint("10.sender.forced")
+        reason = "; ".join(filter(None, ["the branch was rewritten (forced push)", reason]))
+    event = NewEvent(**base, decision="job" if jobs else "ignored", reason=reason)
     if any(job.problems for job in jobs):
         failpoint("15.sender.manifest_refused")
     failpoint("09.sender.change")
@@ -220,6 +226,23 @@ def _said_just_now(sender: Sender, repo: Repo) -> list[str]:
     """The same, where another source was faster to tell of the push."""
     recent = sender.store.recent_decisions(repo.id, sender.now() - RECENT_S)
     return [line for reason, jobs in recent for line in _lines(reason, jobs)]
+
+
+def _rewritten(place: Place, change: RefChange, parents: Sequence[str]) -> bool:
+    """Whether the new head of a branch does not stand on its old one."""
+    old, new = change.old, change.new
+    if old is None or new is None or change.branch is None or old in parents:
+        return False
+    if place.builtin:
+        return not has_commit(place.mirror, old) or not is_ancestor(place.mirror, old, new)
+    for depth in _DEPTHS:  # the mirror has the new head alone
+        tip = git.fetch_ref(
+            place.mirror, place.url, change.ref,
+            depth=depth, credential=place.credential, allow_file=place.local,
+        )  # fmt: skip
+        if has_commit(place.mirror, old) and is_ancestor(place.mirror, old, tip):
+            return False
+    return True
 
 
 def _changed_files(place: Place, change: RefChange, handled: Mapping[str, str]) -> list[tuple[str, str]]:

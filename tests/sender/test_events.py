@@ -84,6 +84,29 @@ def test_a_new_branch_compares_with_where_it_left(desk: Desk, project: Project) 
     assert len(desk.jobs()) == 2
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_rewritten_branch_is_recorded_and_one_that_grew_is_not(
+    desk: Desk, project: Project, elsewhere: bool
+) -> None:
+    if elsewhere:  # read through a mirror that holds the new head alone
+        url = str(desk.sender.git_root / "digits.git")
+        repo = Repo(validate_url(url, allow_file=True).repository_id, "far", url, "local")
+        desk.sender.store.add_repository(repo, 0)
+        desk.announce("far")
+    name = "far" if elsewhere else "digits"
+    for seed in (1, 2, 3):
+        project.commit({"trainforge.yaml": MANIFEST + f"seed: {seed}\n"})
+    push(project)
+    desk.announce(name)
+    assert "rewritten" not in reasons(desk)[-1]
+    project.git("reset", "--quiet", "--hard", "HEAD~2")
+    project.commit({"trainforge.yaml": MANIFEST + "seed: 4\n"})
+    push(project)
+    desk.announce(name)
+    assert reasons(desk)[-1] == "the branch was rewritten (forced push)"
+    assert len(desk.jobs()) == 3
+
+
 def test_a_rewritten_branch_compares_with_its_old_head(desk: Desk, project: Project) -> None:
     project.git("commit", "--quiet", "--amend", "-m", "Start again")
     push(project)
