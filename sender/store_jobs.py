@@ -20,7 +20,9 @@ from trainforge.sender.store_facts import ATTEMPTS, JOB, NODES, ORDERS, company_
 
 LIVE = ("offered", "accepted", "running")
 
-_JOB, _KNOWN, _WAS = sa.bindparam("job"), sa.bindparam("known"), sa.bindparam("was")
+_JOB: sa.BindParameter[str] = sa.bindparam("job")
+_KNOWN: sa.BindParameter[int] = sa.bindparam("known")
+_WAS: sa.BindParameter[str] = sa.bindparam("was")
 _MINE = sa.and_(s.jobs.c.id == _JOB, s.jobs.c.version == _KNOWN, s.jobs.c.state == _WAS)
 _TAKE = sa.update(s.jobs).where(_MINE).values(version=sa.bindparam("version"))
 _COUNT = (
