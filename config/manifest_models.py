@@ -237,7 +237,14 @@ class Checkpoint(Section):
             "runs/checkpoints",
         ),
     ] = "checkpoints"
-    every: Annotated[Duration | None, later("How often to ask the training for a checkpoint.", "10m")] = None
+    every: Annotated[
+        Duration | None,
+        now(
+            "How often the training is to write a checkpoint: TRAINFORGE_CHECKPOINT_EVERY, in seconds, which "
+            "`trainforge.training.should_checkpoint()` follows.",
+            "10m",
+        ),
+    ] = None
     keep: Annotated[
         Annotated[int, Field(ge=1, le=1000)], now("How many of its newest checkpoints the store keeps.", 3)
     ] = 1
@@ -289,6 +296,14 @@ class Timeout(Section):
     grace: Annotated[
         Duration, now("How long a training that is asked to stop may take to do so, an hour at most.", "2m")
     ] = 30.0
+    warning: Annotated[
+        Duration | None,
+        now(
+            "How long before a known end the training is warned of it (SIGUSR1, TRAINFORGE_WARNING_FILE); "
+            "by default a tenth of the time, 2 minutes at most.",
+            "5m",
+        ),
+    ] = None
 
 
 class Concurrency(Section):

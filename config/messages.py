@@ -118,6 +118,7 @@ class Capabilities(Message):
     labels: dict[str, str] = {}
     max_jobs: int = Field(default=1, ge=1)
     available: Available = ""  # when it takes jobs, in its own time; empty is always
+    session_ends: float = Field(default=0.0, ge=0)  # when it is known to go away; 0: it is not
     utc_offset: float = Field(default=0.0, ge=-86_400, le=86_400)  # seconds that its time is ahead of UTC
     policy: Policy | None = None  # what its owner lets jobs do there
     closed: Text = ""  # why it takes no new jobs at the moment, such as a disk that is low

@@ -26,6 +26,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from trainforge.config.availability import Available
 from trainforge.config.messages import Name
+from trainforge.config.session import SessionEnd
 from trainforge.config.settings_load import (
     FileSettings,
     comma_list,
@@ -130,6 +131,7 @@ class ExecutorSettings(FileSettings):
     heartbeat_every: Seconds = 10.0
     disk_low: Bytes = 2**30  # with less free space it takes no new jobs; 0: never mind
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(comma_mapping)] = Field(default={})
+    session_ends: SessionEnd = ""  # 9h from its start, or 2026-11-21T18:00: when the machine will be gone
     available: Available = ""  # such as Mon-Fri 18:00-08:00, Sat-Sun; empty: always
     accept: Literal["auto", "ask"] = "auto"  # `ask`: the machine's owner says yes to each job
     accept_timeout: Annotated[Seconds, Field(le=3000)] = 120.0  # without an answer by then it is refused

@@ -18,6 +18,7 @@ import pynvml
 from trainforge.config import disk
 from trainforge.config.messages import Capabilities, Gpu, Load
 from trainforge.config.policy import Policy, load_policy
+from trainforge.config.session import session_end
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import config_home
 from trainforge.executor.limits import Limits
@@ -68,6 +69,7 @@ def own_capabilities(settings: ExecutorSettings) -> Capabilities:
         "policy": own_policy(settings),
         "available": settings.available,
         "utc_offset": float(offset),
+        "session_ends": session_ends(settings),
         "closed": closed,
     }
     return has.model_copy(update=changes)
@@ -81,6 +83,11 @@ def own_policy(settings: ExecutorSettings) -> Policy | None:
 
 
 _policy = functools.cache(load_policy)
+
+
+def session_ends(settings: ExecutorSettings) -> float:
+    """When this machine will be gone, counted from this program's start; 0 if that is not known."""
+    return session_end(settings.session_ends, psutil.Process().create_time())
 
 
 def capabilities(

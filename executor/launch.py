@@ -17,6 +17,7 @@ from trainforge.config.manifest import Manifest
 from trainforge.config.messages import NodeKey, RunOrder
 from trainforge.executor import parameters
 
+WARNED = "warned"  # in the run folder once the training was warned of its end
 RANK_PROGRAM = str(Path(__file__).with_name("rank.py"))
 KEPT = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|TERM|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|XDG_CACHE_HOME"
@@ -248,5 +249,7 @@ def _own(plan: Plan) -> dict[str, str]:
         "PARAMS_FILE": folders.params_file,
         "DATA_DIR": folders.data,
         "DEADLINE": f"{plan.deadline:.0f}" if plan.deadline else "",
+        "WARNING_FILE": folders.run / WARNED,
+        "CHECKPOINT_EVERY": f"{every:g}" if (every := plan.manifest.checkpoint.every) else "",
     }
     return {f"TRAINFORGE_{name}": str(value) for name, value in values.items()}

@@ -40,15 +40,16 @@ from trainforge.config.messages import (
     Started,
     StopOrder,
 )
-from trainforge.executor import launch, parameters
+from trainforge.executor import capabilities, launch, parameters
 from trainforge.executor.barrier import Barrier
 from trainforge.executor.checkpoints import SETTLE_S
 from trainforge.executor.commands import Interrupted, Setup
+from trainforge.executor.deadline import deadline
 from trainforge.executor.follow import Follower
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
-from trainforge.executor.limits import Limits
 from trainforge.executor.keeping import Keeping
+from trainforge.executor.limits import Limits
 from trainforge.executor.metrics import Patterns
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.preparation import Preparation, Prepared
@@ -320,7 +321,10 @@ class Node(threading.Thread):
         if resume:
             self.journal.append("note", Note(text=f"goes on from checkpoint {resume} (attempt/name)"))
         folders = self._folders(manifest, prepared.data, resume)
-        run_limit = manifest.timeout.run
+        grace = manifest.timeout.grace
+        run_limit, session_ends = manifest.timeout.run, capabilities.session_ends(self.services.settings)
+        warning = manifest.timeout.warning
+        end = deadline(time.time(), run=run_limit, session_ends=session_ends, grace=grace, warning=warning)
         planned = launch.plan_launch(
             launch.Plan(
                 manifest=manifest,
@@ -330,12 +334,11 @@ class Node(threading.Thread):
                 python=prepared.python,
                 inherited=os.environ,
                 meeting=meeting,
-                deadline=time.time() + run_limit if run_limit else 0.0,
+                deadline=end.at,
             )
         )
         limits = Limits.of(self.services.settings)
-        grace = manifest.timeout.grace
-        self.supervised.prepare(planned, timeout_s=run_limit, grace_s=grace, limits=limits)
+        self.supervised.prepare(planned, timeout_s=run_limit, grace_s=grace, limits=limits, end=end)
 
     def _folders(self, manifest: Manifest, data_folder: Path, resume: str) -> launch.Folders:
         run, output = self.folder / "run", self.folder / "output"

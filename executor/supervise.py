@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ import psutil
 
 from trainforge.config.messages import Usage
 from trainforge.executor import supervisor
+from trainforge.executor.deadline import Deadline
 from trainforge.executor.launch import Launch
 from trainforge.executor.limits import Limits
 
 PROGRAM = str(Path(__file__).with_name("supervisor.py"))
 MARK = "TRAINFORGE_SUPERVISION"
-NO_LIMITS = Limits()
+NO_LIMITS, NEVER = Limits(), Deadline()
 
 
 def _in_memory(data: bytes) -> int:
@@ -39,7 +40,7 @@ class Exit:
     """How a training ended. `lost`: its supervisor died before it could write that down."""
 
     exit_code: int | None
-    stopped: str = ""  # stop, timeout_run, memory_limit
+    stopped: str = ""  # stop, timeout_run, session_end, memory_limit
     killed: bool = False
     started: float = 0.0
     ended: float = 0.0
@@ -62,7 +63,13 @@ class Supervised:
         return (self.run / "spec.json").exists()
 
     def prepare(
-        self, launch: Launch, *, timeout_s: float | None, grace_s: float, limits: Limits = NO_LIMITS
+        self,
+        launch: Launch,
+        *,
+        timeout_s: float | None,
+        grace_s: float,
+        limits: Limits = NO_LIMITS,
+        end: Deadline = NEVER,
     ) -> None:
         """Write down what to run; from here on `start` may be called any number of times."""
         for folder in ("logs", "ranks"):
@@ -74,6 +81,7 @@ class Supervised:
             "commands": [{"argv": launch.argv, "env": {**env, **place}} for place in launch.starts],
             "cwd": str(launch.cwd),
             "timeout_s": timeout_s,
+            "end": asdict(end),
             "grace_s": grace_s,
             "memory_limit": limits.memory,
             "cpus": limits.cpus,

@@ -55,6 +55,13 @@ class Supervision:
         self.measured = time.monotonic()
         limit = self.spec.get("timeout_s")
         self.deadline = time.monotonic() + limit if limit else None
+        end = self.spec.get("end") or {}
+        self.warn_at, self.ends_at = (self._moment(end.get(name)) for name in ("warn_at", "at"))
+        self.ending = str(end.get("why", ""))
+
+    def _moment(self, at: float | None) -> float | None:
+        """By this machine's steady clock, which nobody sets."""
+        return time.monotonic() + at - self.started if at else None
 
     def start(self) -> None:
         if cpus := self.spec.get("cpus"):
@@ -91,6 +98,7 @@ class Supervision:
                 self.kill_all()
                 continue
             self.check_stop(now)
+            self.warn(now)
             self.measure(now)
             wait = POLL_S if self.kill_at is None else max(0.01, min(POLL_S, self.kill_at - now))
             received = signal.sigtimedwait(SIGNALS, wait)
@@ -102,8 +110,23 @@ class Supervision:
             self.begin_stop("stop")
         elif self.deadline is not None and now >= self.deadline:
             self.begin_stop("timeout_run")
+        elif self.ends_at is not None and now >= self.ends_at:
+            self.begin_stop(self.ending)
         elif self.failed_first is not None:
             self.begin_stop("peer")
+
+    def warn(self, now: float) -> None:
+        """Say once that the end is near: by a file, and SIGUSR1 to the processes (see `rank.py`)."""
+        if self.warn_at is None or now < self.warn_at or self.reason:
+            return
+        self.warn_at = None
+        (self.run / "warned").touch()
+        own = set(descendants(os.getpid()))
+        for note in (self.run / "ranks").glob("[0-9]*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                pid = int(json.loads(note.read_text())["pid"])
+                if pid in own:
+                    os.kill(pid, signal.SIGUSR1)
 
     def begin_stop(self, reason: str) -> None:
         if self.reason:
@@ -228,7 +251,7 @@ def start_time(pid: int) -> int:
 
 def _told() -> dict[str, Any]:
     """What the executor says on standard input, which is closed then: secrets, and what to mask."""
-    with open(0, "rb", closefd=False) as file:  # noqa: PTH123 - a descriptor
+    with open(0, "rb", closefd=False) as file:
         data: dict[str, Any] = json.loads(file.read() or b"{}")
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0)

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 from trainforge.config.failpoints import failpoint
-from trainforge.config.messages import Ended, StopOrder
+from trainforge.config.messages import Ended, Log, Note, StopOrder
 from trainforge.executor import endings
+from trainforge.executor.deadline import Deadline
 from trainforge.executor.follow import Follower
 from trainforge.executor.journal import Journal
+from trainforge.executor.launch import WARNED
 from trainforge.executor.supervise import Exit, Supervised
 
+TOLD = "warned.told"
 BUSY_S = 0.05
 QUIET_S = 0.15
 USAGE_S = 10.0
@@ -38,6 +41,7 @@ class Watch:
         self.spec: dict[str, Any] = supervised.spec()
         self.stop: StopOrder | None = None
         self._counted = False
+        self._warned = (supervised.run / TOLD).exists()
         self._measured = time.monotonic()
 
     def until_ended(self) -> Ended:
@@ -51,6 +55,7 @@ class Watch:
                 self.follower.drain()
                 return self._ended(done)
             self._obey()
+            self._tell()
             self._count()
             self._measure()
             self.wait(BUSY_S if moved else QUIET_S)
@@ -75,6 +80,17 @@ class Watch:
             reason = f"the processes see a world of {size} instead of {self.spec['world_size']}"
             self.stop = StopOrder(code="wrong_world_size", reason=reason, grace_s=5)
             self.supervised.stop(5)
+
+    def _tell(self) -> None:
+        """Once, that the training was warned of its end."""
+        if self._warned or not (self.supervised.run / WARNED).exists():
+            return
+        self._warned = True
+        (self.supervised.run / TOLD).touch()
+        end = Deadline(**self.spec["end"])
+        text = f"warned of its end in {end.at - end.warn_at:.0f} s, by {end.words}"
+        self.journal.append("note", Note(level="warning", text=text))
+        self.journal.append("log", Log(rank=-1, stream="stderr", text=f"TrainForge: {text}\n"))
 
     def _measure(self) -> None:
         now = time.monotonic()

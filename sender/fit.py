@@ -6,6 +6,7 @@ fills. Executors on one host share its GPUs, cores and memory: their rooms have 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +17,7 @@ from trainforge.config.messages import Capabilities, Gpu
 from trainforge.config.policy import Asked, asked_of, refusal
 
 ONE, NO_GPU, NOTHING_ASKED = NodeRange(), GpuRequest(), Asked()
+LEAST_SESSION_S = 60.0  # with less left a machine gets no more jobs
 TOLERANCE = 0.97  # a "16 GB" machine or GPU reports a little less
 LITTLE, LITTLE_PART = 2**30, 0.1  # of a GPU, that other programs may use where a job names no size
 
@@ -65,6 +67,7 @@ class Need:
     chosen: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     refused: tuple[tuple[str, str], ...] = ()
+    run: float = 0.0  # seconds that it may train, where it says so
     asked: Asked = NOTHING_ASKED  # what the machines' policies are held against
 
     @cached_property
@@ -99,6 +102,7 @@ def need_of(
         chosen=frozenset(name for name in executors if not name.startswith("!")),
         excluded=frozenset(name[1:] for name in executors if name.startswith("!")),
         refused=tuple(sorted((refused or {}).items())),
+        run=manifest.timeout.run or 0.0,
         asked=asked,
     )
 
@@ -124,6 +128,7 @@ class Room:
     version: int = 0
     kept_for: str = ""
     full: bool = False  # reserved, but not free yet: nothing more may begin here
+    left: float = math.inf  # seconds until the machine is known to go away
 
     @property
     def open(self) -> bool:
@@ -155,6 +160,8 @@ def rooms_of(machines: Iterable[Machine], now: float) -> list[Room]:
     for machine in sorted(machines, key=lambda machine: machine.id):
         pool = pools.setdefault(machine.capabilities.host_id or machine.id, Pool())
         room = Room(machine, pool, list(machine.running), _closed(machine, now))
+        if machine.capabilities.session_ends:
+            room.left = machine.capabilities.session_ends - now
         pool.rooms.append(room)
         for node in machine.running:
             pool.gpus.update(node.gpus)
@@ -176,7 +183,13 @@ def _closed(machine: Machine, now: float) -> str:
     has = machine.capabilities
     if has.closed:
         return has.closed
-    return closed_words(has.available, now, has.utc_offset) if has.available else ""
+    return _over(has, now) or (closed_words(has.available, now, has.utc_offset) if has.available else "")
+
+
+def _over(has: Capabilities, now: float) -> str:
+    if not has.session_ends or has.session_ends - now >= LEAST_SESSION_S:
+        return ""
+    return "its session has ended" if has.session_ends <= now else "its session ends in a minute"
 
 
 # --- fitting --------------------------------------------------------------------------------------------
@@ -206,7 +219,7 @@ def fit(need: Need, room: Room) -> Key | None:
     """
     has, pool = room.machine.capabilities, room.pool
     spare = has.memory_bytes / TOLERANCE - pool.memory
-    if need.cpu > has.cpu_count - pool.cpu or need.memory > spare:
+    if need.cpu > has.cpu_count - pool.cpu or need.memory > spare or need.run > room.left:
         return None
     short = wasted = size = 0
     if has.gpus or need.gpu.min:
@@ -248,6 +261,7 @@ def words(need: Need, room: Room) -> str:
         _not_wanted(need, room.machine)
         or room.closed
         or _unsuitable(need, room.machine.capabilities)
+        or _too_short(need, room)
         or (f"kept free for job {room.kept_for[:8]}, which is next" if room.full else "")
         or _busy(need, room)
     )
@@ -325,6 +339,13 @@ def _crowded_words(need: Need, room: Room) -> str:
 
 def size(value: float) -> str:
     return f"{value / 2**30:.1f}".removesuffix(".0") + " GiB"
+
+
+def _too_short(need: Need, room: Room) -> str:
+    if need.run <= room.left:
+        return ""
+    left, needed = f"{room.left / 60:.0f} min", f"{need.run / 60:.0f} min"
+    return f"its session ends in {left}, the job may take {needed} (timeout.run)"
 
 
 def _count(number: float, noun: str) -> str:

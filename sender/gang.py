@@ -162,7 +162,8 @@ def _give_gpus(need: Need, rooms: Sequence[Room], count: int) -> list[tuple[str,
 
 def possible(board: Board, need: Need) -> list[Room]:
     """The rooms that could take a node once what runs there has ended."""
-    return [room for room in board.rooms if not room.closed and suits(need, room.machine)]
+    rooms = (room for room in board.rooms if not room.closed and need.run <= room.left)
+    return [room for room in rooms if suits(need, room.machine)]
 
 
 def reserve(board: Board, job: str, need: Need, held: Collection[str]) -> bool:

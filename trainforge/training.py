@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,31 @@ def resume_from() -> Path | None:
     """The checkpoint of an earlier attempt to go on from, if there is one."""
     path = os.environ.get("TRAINFORGE_RESUME_FROM")
     return Path(path) if path else None
+
+
+def should_stop_soon() -> bool:
+    """Whether the end is near: the manifest's `timeout.run`, or of the machine's session. Time to save.
+
+    Processes that train together may learn it some moments apart: ask in rank 0 and tell the others.
+    """
+    path = os.environ.get("TRAINFORGE_WARNING_FILE")
+    return bool(path) and Path(str(path)).exists()
+
+
+def should_checkpoint() -> bool:
+    """True once every `checkpoint.every`, and once more when the end is near.
+
+    As with `should_stop_soon`, let rank 0 decide for all.
+    """
+    now, near = time.monotonic(), should_stop_soon()
+    every = float(os.environ.get("TRAINFORGE_CHECKPOINT_EVERY") or "inf")
+    if now - _saved["at"] < every and (not near or _saved["near"]):
+        return False
+    _saved.update(at=now, near=near)
+    return True
+
+
+_saved: dict[str, Any] = {"at": time.monotonic(), "near": False}
 
 
 def log_metrics(metrics: dict[str, Any] | None = None, *, step: int | None = None, **more: Any) -> None:

@@ -158,7 +158,7 @@ def test_every_key() -> None:
 
 def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
-        "artifacts.store", "checkpoint.every",
+        "artifacts.store",
         "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
         "environment.network", "environment.volumes", "gates", "notify", "on.pull_request",
         "training.extras",

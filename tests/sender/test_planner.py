@@ -52,6 +52,12 @@ def test_no_executors_at_all() -> None:
             {"gpus": 1, "others": {"box-0": 20 * GIB}},
             "GPU 0 has 20.0 of 24 GiB used by other programs",
         ),
+        ("", {"session_ends": SATURDAY_NOON + 30}, "its session ends in a minute"),
+        (
+            "timeout: {run: 2h}",
+            {"session_ends": SATURDAY_NOON + 720},
+            "its session ends in 12 min, the job may take 120 min (timeout.run)",
+        ),
         ("resources: {cpu: 8}", {}, "needs 8 CPU cores, has 4"),
         (
             "resources: {cpu: 3}",

@@ -108,6 +108,7 @@ def rotate_key(config: Path | None, as_json: bool, **options: Any) -> None:
 @click.option(
     "--accept-timeout", help="How long it asks, such as 120s; then it refuses the job.  [default: 120s]"
 )
+@click.option("--session-ends", help="When this machine will be gone: 9h from now, or 2026-11-21T18:00.")
 @click.option("--max-memory-gb", type=float, help="Memory that jobs may use, of 10^9 bytes.  [default: all]")
 @click.option("--max-cpu-percent", type=float, help="Share of the cores that jobs get.  [default: 100]")
 @click.option("--debug", is_flag=True, default=None, help="Log every detail.")

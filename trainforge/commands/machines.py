@@ -100,6 +100,8 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         print_json(view.model_dump(mode="json"))
         return
+    from trainforge.config.result import moment
+
     has, load = view.capabilities, view.load
     click.secho(f"{view.name}  {view.id}", bold=True)
     click.echo(f"  status   {state_text(view.status)}, seen {age(view.last_seen)}")
@@ -114,6 +116,8 @@ def show(name: str, as_json: bool) -> None:
             used += f", {load.gpu_others_bytes[number] / GIB:.1f} GiB by other programs"
         click.echo(f"  gpu {number}    {gpu.model}, {gpu.memory_bytes / GIB:.1f} GiB{used}")
     click.echo(f"  python   {has.python or '?'}, torch {has.torch or 'not installed'}")
+    if has.session_ends:
+        click.echo(f"  session  ends at {moment(has.session_ends)[:16]} UTC")
     click.echo(f"  labels   {', '.join(f'{key}={value}' for key, value in has.labels.items()) or 'none'}")
     click.echo(f"  jobs     {len(view.jobs)} of {has.max_jobs}  {', '.join(job[:8] for job in view.jobs)}")
 
