@@ -70,6 +70,7 @@ def machine(view: ExecutorView, expected: dict[str, Any] | None = None) -> dict[
         "max_jobs": has.max_jobs,
         "gpus": [gpu.model_dump() for gpu in has.gpus],
         "labels": has.labels,
+        "host_id": has.host_id,
     }
 
 
@@ -271,7 +272,7 @@ def status(sender: Sender) -> dict[str, Any]:
     """The fleet in one answer."""
     known = everything(sender)
     there = [one for one in known if one["status"] != "offline"]
-    sums = {key: sum(one["capabilities"][key] for one in there) for key in _SUMMED}
+    sums = {key: sum(_once_per_host(there, key)) for key in _SUMMED}
     gpus = [used for one in there for used in one["current_load"]["gpu_usage"]]
     jobs = sender.queries.jobs(state="active", limit=5000)
     return {
@@ -290,6 +291,15 @@ def status(sender: Sender) -> dict[str, Any]:
         },
         "machines": known,
     }
+
+
+def _once_per_host(machines: list[dict[str, Any]], key: str) -> list[int]:
+    """Executors on one host offer the same things: the most that any of them does."""
+    hosts: dict[str, int] = {}
+    for one in machines:
+        host = one["host_id"] or one["id"]
+        hosts[host] = max(hosts.get(host, 0), one["capabilities"][key])
+    return list(hosts.values())
 
 
 _SUMMED = ("gpu_count", "gpu_memory", "cpu_count", "memory", "disk_space")

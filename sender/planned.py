@@ -113,6 +113,9 @@ def _source(sender: Sender, ask: PlanAsk) -> dict[str, str]:
         known = [head for head in USUAL_REFS if head in heads] or sorted(heads)[:2]
         ref = known[0] if known and (known[0] in USUAL_REFS or len(known) == 1) else ""
     commit = ask.commit or heads.get(ref) or last
+    if not commit and not ask.ref and (jobs := sender.queries.jobs(project=ask.plugin_name, limit=1)):
+        ref, commit, path = jobs[0].ref, jobs[0].commit, path or jobs[0].manifest_path  # it was submitted
+        repository = str(sender.store.job(jobs[0].id)["repository_id"])
     if not commit:
         raise NotFound(
             f"{ask.plugin_name[:80]} has no branch {ref or 'main'} that was seen here",

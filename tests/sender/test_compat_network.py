@@ -138,6 +138,13 @@ def test_the_status_of_all_machines_is_one_answer(fleet: Web) -> None:
         is_machine(one)
 
 
+def test_what_two_executors_of_one_host_offer_counts_once(site: Web) -> None:
+    for name, cores in (("first", 8), ("second", 4)):
+        site.add_executor(name, host_id="h", cpu_count=cores)
+    site.add_executor("other", host_id="o", cpu_count=2)
+    assert site.get("/api/network/status")["capabilities"]["cpu_count"] == 10
+
+
 def test_a_ping_that_nobody_answers_says_so(fleet: Web) -> None:
     said = post(fleet, "/api/network/machines/gpu-1/ping?wait=0.2")
     assert said["reachable"] is False
