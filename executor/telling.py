@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from trainforge.config.discreet import log_discreetly
 from trainforge.config.messages import NodeKey, RunOrder
 
 
@@ -23,5 +24,6 @@ def tell_the_terminal(*, debug: bool = False) -> None:
     if not logging.getLogger().handlers:
         form = "%(asctime)s  %(levelname)s %(name)s  %(message)s" if debug else "%(asctime)s  %(message)s"
         logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, format=form, datefmt="%H:%M:%S")
+        log_discreetly()
         for chatty in ("httpx2", "httpcore2", "httpx", "uvicorn.error", "pyngrok"):
             logging.getLogger(chatty).setLevel(logging.INFO if debug else logging.WARNING)

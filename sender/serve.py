@@ -21,6 +21,7 @@ from typing import NoReturn
 import uvicorn
 from pydantic import SecretStr
 
+from trainforge.config.discreet import log_discreetly
 from trainforge.config.errors import Conflict, SettingsError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.settings import ClientSettings, load_client, save_client
@@ -187,5 +188,6 @@ def end_for_certain(server: Server, about: Path) -> None:
 def log_to_stderr() -> None:
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        log_discreetly()
         for chatty in ("httpx2", "httpcore", "watchdog", "alembic", "uvicorn"):
             logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "People": {
         "user": ("user", "Say who may use the sender, and as what."),
         "token": ("token", "Give scripts and machines access."),
+        "secret": ("secret", "Keep values that jobs see and nobody reads again."),
         "audit": ("audit", "Show who did what at the sender."),
     },
 }

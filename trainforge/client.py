@@ -24,6 +24,7 @@ from trainforge.config.views import (
     LogLine,
     MetricPoint,
     RepositoryView,
+    SecretView,
     TokenView,
     UserView,
 )
