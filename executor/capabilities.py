@@ -21,6 +21,7 @@ from trainforge.config.policy import Policy, load_policy
 from trainforge.config.session import session_end
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import config_home
+from trainforge.executor import nvidia_smi
 from trainforge.executor.limits import Limits
 
 
@@ -139,7 +140,7 @@ def _nvml() -> bool:
 
 def gpus() -> list[Gpu]:
     if not _nvml():
-        return []
+        return [one.gpu for one in nvidia_smi.listed()]
     driver = _text(pynvml.nvmlSystemGetDriverVersion())
     cuda = pynvml.nvmlSystemGetCudaDriverVersion()
     found = []
@@ -163,7 +164,8 @@ def _gpu_load() -> tuple[list[str], list[float], list[int]]:
     percent: list[float] = []
     memory: list[int] = []
     if not _nvml():
-        return uuids, percent, memory
+        found = nvidia_smi.listed()
+        return [one.gpu.uuid for one in found], [one.percent for one in found], [o.used_bytes for o in found]
     for index in range(pynvml.nvmlDeviceGetCount()):
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         uuids.append(_text(pynvml.nvmlDeviceGetUUID(handle)))

@@ -37,6 +37,25 @@ def test_what_its_owner_keeps_back_is_not_offered(tmp_path: Path) -> None:
     assert least.cpu_count == 1
 
 
+def test_gpus_are_listed_by_nvidia_smi_where_the_library_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    lines = (
+        "GPU-a, NVIDIA A100 80GB, 81920, 550.54, 37, 1024\\nGPU-b, NVIDIA A100 80GB, 81920, 550.54, [N/A], 0"
+    )
+    program.write_text(f"#!/bin/sh\nprintf '{lines}\\n'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(capabilities, "_nvml", lambda: False)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    first, second = own_capabilities(ExecutorSettings(data_dir=tmp_path)).gpus
+    assert (first.uuid, first.model, first.memory_bytes) == ("GPU-a", "NVIDIA A100 80GB", 80 * 2**30)
+    said = capabilities.load(ExecutorSettings(data_dir=tmp_path))
+    assert (said.gpu_percent, said.gpu_memory_bytes) == ([37.0, 0.0], [2**30, 0])
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert own_capabilities(ExecutorSettings(data_dir=tmp_path)).gpus == []
+
+
 def test_memory_on_a_jobs_own_gpu_is_not_that_of_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
