@@ -186,10 +186,14 @@ def load_policy(path: Path) -> Policy:
     except OSError as error:
         raise SettingsError(f"{path} cannot be read: {error.strerror}", hint="check policy_file") from error
     document = read_document(data, str(path))
-    if document.problems and data.strip():
+    said: dict[str, Any] = plain(document.value) or {}
+    if document.problems and said:
         first = document.problems[0]
         raise SettingsError(first.message, hint=first.hint, place=first.place)
-    said: dict[str, Any] = plain(document.value) or {}
+    if document.problems or not said:
+        raise SettingsError(
+            "there are no rules in this file", hint="such as max_gpus: 1", place=Place(str(path), 1)
+        )
     unknown = [name for name in said if name not in RULES]
     if unknown:
         raise SettingsError(
