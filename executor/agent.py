@@ -37,6 +37,7 @@ from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
 from trainforge.executor.orders import OrderBook
+from trainforge.executor.spool import Spool
 from trainforge.executor.standing import Standing
 from trainforge.executor.status import CONNECTION, local_status
 from trainforge.executor.telling import told, work
@@ -148,6 +149,7 @@ class Agent:
 
     def start(self) -> None:
         self.book.tidy()
+        Spool(self.data_dir).tidy()
         failpoint("27.executor.adopt")
         for key in self.book.known():
             self._ordered(key)

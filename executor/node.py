@@ -55,6 +55,7 @@ from trainforge.executor.orders import OrderBook
 from trainforge.executor.preparation import Preparation, Prepared
 from trainforge.executor.publishing import Publishing
 from trainforge.executor.services import Services
+from trainforge.executor.spool import Spool
 from trainforge.executor.supervise import Supervised
 from trainforge.executor.telling import told
 from trainforge.executor.training import Watch
@@ -92,9 +93,7 @@ class Node(threading.Thread):
         self._abandoned = False
         self._local_stop: StopOrder | None = None
         self._orders: list[Order] = book.read(key)
-        self.preparation = Preparation(
-            self.key, self.folder, self.order, services, self.secrets, self._phase
-        )
+        self.preparation = Preparation(self.key, self.folder, self.order, services, self.secrets, self._phase)
         self.keeping = Keeping(services.data_dir, key, self.order, self._warn)
         self.barrier = Barrier(self.key.rank, self.journal, services.advertise, self._phase)
 
@@ -138,7 +137,8 @@ class Node(threading.Thread):
         return self.is_alive() and self.journal.find("ended") is None
 
     def acknowledge(self, number: int) -> None:
-        if number > self.acknowledged:
+        """The sender knows up to where it has the journal; less than before after it was restored."""
+        if number != self.acknowledged:
             self.acknowledged = min(number, self.journal.last)
             aside = self.folder / ".acknowledged"
             aside.write_text(str(self.acknowledged))
@@ -420,5 +420,7 @@ class Node(threading.Thread):
             with contextlib.suppress(OSError, TrainForgeError):
                 manifest = self.preparation.kept_manifest()
             self.keeping.clear(manifest)
+        if not self._abandoned:
+            Spool(self.services.data_dir).keep(self.key, self.folder)
         self.book.forget(self.key)
         self.forgotten = True

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -30,19 +31,23 @@ from trainforge.config.messages import (
     PublishWaiting,
     RunOrder,
 )
-from trainforge.config.result import Artifact, JobRecord, commit_message, result_files, result_path
+from trainforge.config.reasons import REASONS
+from trainforge.config.result import Artifact, JobRecord, commit_message, result_files
 from trainforge.config.result_index import shared_files
-from trainforge.executor import collect, environment
+from trainforge.executor import collect, environment, supervisor
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.services import Services
+from trainforge.executor.spool import KEEP_S
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.hooks.results import Read, write_result
 
 log = logging.getLogger(__name__)
 
 COLLECTED = "collected.json"
+BLOCKED = "blocked.json"
 REFUSALS = 5
+LEAST = 2
 
 
 class LeaseEnded(TrainForgeError):  # noqa: N818
@@ -57,6 +62,34 @@ class Gathered(BaseModel):
     artifacts: list[Artifact]
     copies: dict[str, str]  # path in the result -> file name below the node's artifacts folder
     warnings: list[str]
+
+
+class Blocked(BaseModel):
+    """The remote's words, and how much less is offered: 1 no artifacts, 2 no logs either."""
+
+    level: int
+    words: str
+
+
+def reduced(
+    record: JobRecord, gathered: Gathered, blocked: Blocked, spool: Path
+) -> tuple[JobRecord, Gathered]:
+    """The result of a job whose own the remote refuses: it failed for that, and says where the rest is."""
+    pointer = "left on the executor: the remote refused the result"
+    artifacts = [
+        artifact.model_copy(update={"stored": pointer}) if artifact.stored == "git" else artifact
+        for artifact in gathered.artifacts
+    ]
+    kept = f"what the remote refused is kept for {int(KEEP_S / 86_400)} days below {spool} on the executor"
+    changes: dict[str, Any] = {
+        "outcome": "failed", "code": "publish_blocked", "reason": blocked.words[:2000],
+        "hint": REASONS["publish_blocked"].hint, "notices": [*record.notices, kept],
+    }  # fmt: skip
+    if blocked.level >= LEAST:
+        changes |= {"logs": {}, "environment": {}}
+    return record.model_copy(update=changes), gathered.model_copy(
+        update={"artifacts": artifacts, "copies": {}}
+    )
 
 
 def gather(folder: Path, manifest: Manifest | None, secrets: JobSecrets) -> Gathered:
@@ -131,8 +164,9 @@ class Publishing:
             try:
                 published = self._once(gathered)
             except (GitBlocked, AddressRefused) as error:
-                self._give_up("publish_blocked", error.message)
-                return
+                if not self._reduce(error):
+                    return
+                continue
             except (GitAuthFailed, GitNotFound, NotFound, Forbidden) as error:
                 refused += 1
                 if refused > REFUSALS:
@@ -146,16 +180,21 @@ class Publishing:
                 self.journal.sync()
                 failpoint("37.executor.published")
                 return
-            pause = min(60.0, 2.0 ** min(number, 6)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
-            if reason != said:
-                log.warning("job %s: the result waits: %s", self.key.job[:8], reason)
+            pause = self._waits(number, reason, news=reason != said)
             said = reason
-            waiting = PublishWaiting(reason=reason[:2000], next_try=time.time() + pause)
-            self.journal.append("publish_waiting", waiting)
-            failpoint("35.executor.remote_down")
             wait(pause)
             if over():
                 return
+
+    def _waits(self, number: int, reason: str, *, news: bool) -> float:
+        """Say why the result waits; gives for how long."""
+        pause = min(60.0, 2.0 ** min(number, 6)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter
+        if news:
+            log.warning("job %s: the result waits: %s", self.key.job[:8], reason)
+        waiting = PublishWaiting(reason=reason[:2000], next_try=time.time() + pause)
+        self.journal.append("publish_waiting", waiting)
+        failpoint("35.executor.remote_down")
+        return pause
 
     def _gather(self, wait: Callable[[float], None], over: Callable[[], bool]) -> Gathered | None:
         """What was left behind, searched for secrets: once they are known, unless it is `over` before."""
@@ -174,12 +213,34 @@ class Publishing:
         self.journal.append("finished", Finished(state="failed", code=code, reason=reason[:8000]))
         self.journal.sync()
 
+    def _reduce(self, error: GitBlocked | AddressRefused) -> bool:
+        """Offer less from now on; False when the least that can be offered has been refused."""
+        failpoint("34.executor.blocked")
+        words, before = error.message, self._blocked()
+        level = before.level + 1 if before else 1
+        if level > LEAST or isinstance(error, AddressRefused):
+            self._give_up("publish_blocked", words)
+            return False
+        blocked = Blocked(level=level, words=before.words if before else words)
+        supervisor.write_atomically(self.folder / BLOCKED, blocked.model_dump())
+        text = f"the remote refuses the result, so less of it is offered: {words}"
+        self.journal.append("note", Note(level="warning", text=text[:4000]))
+        return True
+
+    def _blocked(self) -> Blocked | None:
+        try:
+            return Blocked.model_validate_json((self.folder / BLOCKED).read_bytes())
+        except FileNotFoundError:
+            return None
+
     def _once(self, gathered: Gathered) -> Published:
         record = self._record(gathered)
+        if blocked := self._blocked():
+            record, gathered = reduced(record, gathered, blocked, self.services.data_dir / "spool")
         files: dict[str, bytes | Path] = dict(result_files(record, gathered.artifacts))
         for path, name in gathered.copies.items():
             files[f"artifacts/{path}"] = self.folder / "artifacts" / name
-        folder = result_path(record.job, record.created)
+        folder = record.path
         mirrors = self.services.data_dir / "results"
         mirrors.mkdir(parents=True, exist_ok=True)
         self._still_mine()

@@ -216,6 +216,32 @@ def test_a_remote_that_refuses_for_good_is_said_once(double: SenderDouble, tmp_p
     assert not node.data("published")
 
 
+def test_what_the_remote_refuses_is_kept_and_the_rest_published(double: SenderDouble, tmp_path: Path) -> None:
+    project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": PLAIN})
+    hook = project.bare / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(
+        "#!/bin/sh\nread old new ref\n"
+        "git ls-tree -r --name-only $new | grep -q model.bin || exit 0\n"
+        "printf 'GH001: \\033[31mLarge files detected' >&2\nexit 1\n"
+    )
+    hook.chmod(0o755)
+    chosen, executor = joined(double, tmp_path / "laptop")
+    with running(chosen):
+        (node,) = double.run(project.job(), [executor], project.order())
+        forgotten(chosen, node)
+    said = node.last("published")
+    assert said["outcome"] == "failed"
+    result = json.loads(project.results()[f"{said['path']}/result.json"])
+    assert (result["outcome"], result["code"]) == ("failed", "publish_blocked")
+    assert "GH001: Large files detected" in result["reason"]
+    assert any("kept for 14 days" in notice for notice in result["notices"])
+    stored = {artifact["path"]: artifact["stored"] for artifact in result["artifacts"]}
+    assert "refused" in stored["model.bin"]
+    (kept,) = (chosen.data_dir / "spool").iterdir()
+    assert (kept / "files" / "model.bin").read_bytes() == b"weights"
+
+
 def test_several_jobs_side_by_side(double: SenderDouble, tmp_path: Path) -> None:
     """All begin before any ends; one more than there is room for waits."""
     meet = tmp_path / "meet"
