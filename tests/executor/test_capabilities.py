@@ -48,7 +48,7 @@ def test_gpus_are_listed_by_nvidia_smi_where_the_library_is_missing(
     program.chmod(0o755)
     monkeypatch.setattr(capabilities, "_nvml", lambda: False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    first, second = own_capabilities(ExecutorSettings(data_dir=tmp_path)).gpus
+    first, _ = own_capabilities(ExecutorSettings(data_dir=tmp_path)).gpus
     assert (first.uuid, first.model, first.memory_bytes) == ("GPU-a", "NVIDIA A100 80GB", 80 * 2**30)
     said = capabilities.load(ExecutorSettings(data_dir=tmp_path))
     assert (said.gpu_percent, said.gpu_memory_bytes) == ([37.0, 0.0], [2**30, 0])
