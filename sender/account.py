@@ -79,7 +79,7 @@ async def _prove(request: Request, sender: Sender, form: dict[str, str]) -> tupl
             check_password(password, "")
         name = await sender.logins.by_link(sender, link)
         if password:
-            await sender.logins.change_password(sender, name, password, by=f"person:{name}")
+            await sender.logins.set_password(sender, name, password, by=f"person:{name}")
         return name, "link"
     if token := form.get("token", "").strip():
         return await sender.logins.by_token(sender, token, address), "token"

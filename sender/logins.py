@@ -88,6 +88,10 @@ class Logins:
         check_password(password, name)
         if current is not None:
             await self.by_password(sender, name, current, address)
+        await self.set_password(sender, name, password, by=by)
+
+    async def set_password(self, sender: Sender, name: str, password: str, *, by: str) -> None:
+        """One that was found good enough. Raises NotFound: no such account."""
         hashed = await self.passwords.hash(password)
         await asyncio.to_thread(sender.people.set_password, name, hashed, sender.now(), by=by)
 

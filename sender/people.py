@@ -6,6 +6,7 @@ token that is revoked counts from that moment on. Every change is noted in the a
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 from dataclasses import dataclass
@@ -230,16 +231,6 @@ class People:
             for row in rows
         ]  # fmt: skip
 
-    def revoke_token(self, token: str, now: float) -> bool:
-        """By the token itself; whether it was in force."""
-        change = (
-            access_tokens.update()
-            .where(access_tokens.c.digest == digest_secret(token), access_tokens.c.revoked.is_(None))
-            .values(revoked=now)
-        )
-        with self._database.write() as c:
-            return c.execute(change).rowcount == 1
-
     def revoke(self, number: int, now: float, *, owner: int | None, by: str) -> None:
         """By its number; of `owner` alone, unless that is None.
 
@@ -319,7 +310,8 @@ class People:
         if row is None:
             return None
         if row.seen < now - SEEN_EVERY_S:
-            with self._database.write() as c:
+            # A full disk must not keep anybody from looking at the pages.
+            with contextlib.suppress(sa.exc.OperationalError), self._database.write() as c:
                 c.execute(sessions.update().where(s.digest == digest).values(seen=now))
         return Person(row.name, row.role, row.id, cookie=True, csrf=digest_secret(f"csrf:{secret}"))
 

@@ -12,9 +12,12 @@ from typing import Any
 import httpx2
 import pytest
 
+from support.databases import KINDS, database_url
 from support.web import Web, web
-from trainforge.config.errors import MessageInvalid, NotTrusted, TooMany
+from trainforge.config.errors import Conflict, MessageInvalid, NotTrusted, TooMany
 from trainforge.sender.passwords import MAX_WAITING, THREADS, Passwords, check_password
+from trainforge.sender.people import People
+from trainforge.sender.store import Store
 from trainforge.sender.throttle import MAX_KEYS, LoginThrottles, Throttle
 
 WORDS = "four quite unrelated words"
@@ -61,6 +64,38 @@ def test_an_invited_person_sets_a_password_by_the_link_and_logs_in_with_it(site:
     assert log_in(site, "VERA", WORDS).status_code == 303
     assert ("person:ada", "user.created", "vera") in actions(site)
     assert ("person:vera", "login", "vera") in actions(site)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_accounts_work_on_every_database(kind: str, tmp_path: Path) -> None:
+    for url in database_url(kind):
+        store = Store.open(url, tmp_path)
+        people = People(store)
+        people.ensure_admin(1.0)
+        people.ensure_admin(2.0)
+        assert people.add_user("Vera", "viewer", 1.0).name == "vera"
+        with pytest.raises(Conflict):
+            people.add_user("vera", "admin", 1.0)
+        vera = people.account("vera")
+        token = people.new_token("ci", 1.0, role="admin", user=vera.id)
+        link = people.new_link(1.0, "vera")
+        assert [people.use_link(link, 2.0), people.use_link(link, 2.0)] == ["vera", None]
+        secret = people.new_session("vera", 2.0, how="link")
+        for person in (people.by_token(token, 3.0), people.by_session(secret, 90.0)):
+            assert (person.name, person.role, person.user) == ("vera", "viewer", vera.id)  # type: ignore[union-attr]
+        people.remove_user("vera", 4.0)
+        assert (people.by_token(token, 5.0), people.by_session(secret, 5.0)) == (None, None)
+        assert people.add_user("vera", "admin", 6.0).role == "admin"
+        assert people.account("vera").id != vera.id
+        assert store.verify_audit().problems == ()
+        store.close()
+
+
+def test_a_viewer_is_shown_no_buttons_that_would_be_refused(people: Web) -> None:
+    job = people.add_job()
+    for name, shown in (("vera", False), ("otto", True)):
+        with people.log_in(name) as browser:
+            assert ("/stop" in browser.get(f"/jobs/{job}").text) == shown
 
 
 def test_passwords_are_kept_as_argon2_alone(people: Web) -> None:
