@@ -153,6 +153,19 @@ class Room:
             room.version += 1
 
 
+Kind = tuple[int, int, tuple[int, ...], tuple[tuple[str, str], ...], int]
+
+
+def kind_of(room: Room) -> Kind | None:
+    """The same for idle rooms that `suits` and `fit` cannot tell apart, but by their ids and disks."""
+    machine, has = room.machine, room.machine.capabilities
+    if room.running or len(room.pool.rooms) > 1 or machine.others or has.policy:
+        return None
+    gpus = tuple(gpu.memory_bytes for gpu in has.gpus)
+    labels = tuple(sorted(has.labels.items()))
+    return has.cpu_count, has.memory_bytes, gpus, labels, int(machine.cpu_percent // 25)
+
+
 def rooms_of(machines: Iterable[Machine], now: float) -> list[Room]:
     """The machines as they are now, in the order of their ids."""
     pools: dict[str, Pool] = {}

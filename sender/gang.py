@@ -2,17 +2,31 @@
 
 `Candidates` keeps the rooms that fit one need in a heap, best first. A placement touches few rooms, and
 each heap learns of those alone, so that a pass over a long queue does not look at every machine for every
-job.
+job. Idle machines of a kind stand in line behind the first of them, so that a need looks at each kind once.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from trainforge.sender.fit import TOLERANCE, Key, Machine, Need, Pool, Room, Running, fit, rooms_of, suits
+from trainforge.sender.fit import (
+    TOLERANCE,
+    Key,
+    Kind,
+    Machine,
+    Need,
+    Pool,
+    Room,
+    Running,
+    fit,
+    kind_of,
+    rooms_of,
+    suits,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +54,11 @@ class Board:
         self.by_id = {room.machine.id: room for room in self.rooms}
         self.open = [room for room in self.rooms if room.open]
         self.touched: list[Room] = []
+        self.kinds: dict[Kind, list[Room]] = defaultdict(list)
+        self.others: list[Room] = []  # open rooms that are of no kind
+        for room in self.open:
+            kind = kind_of(room)
+            (self.others if kind is None else self.kinds[kind]).append(room)
 
     def take(self, job: str, need: Need, seats: Sequence[Seat], *, keep: bool = False) -> None:
         """Fill the seats; with `keep` they are only kept free for the job."""
@@ -58,34 +77,52 @@ class Board:
         self.touched += room.pool.rooms
 
 
+# How well it fits, the room's version then, and the rooms in line behind it.
+Entry = tuple[Key, int, Room, Iterator[Room] | None]
+
+
 class Candidates:
     """The rooms in which a node of this need fits now, best first."""
 
     def __init__(self, board: Board, need: Need) -> None:
         self._board, self._need = board, need
-        self._seen = len(board.touched)
-        entries = ((fit(need, room), room.version, room) for room in board.open if self._eligible(room))
-        self._heap: list[tuple[Key, int, Room]] = [
-            (key, version, room) for key, version, room in entries if key
-        ]
-        heapq.heapify(self._heap)
+        self._heap: list[Entry] = []
+        self._seen = 0
+        if need.chosen or need.excluded or need.refused or need.disk:
+            self._add(board.open)
+            self._seen = len(board.touched)
+            return
+        self._add(room for room in board.others if not room.version)  # the others are added as touched
+        for rooms in board.kinds.values():
+            line = (room for room in rooms if not room.version)
+            self._add(islice(line, 1), line)
 
-    def _eligible(self, room: Room) -> bool:
-        return room.open and suits(self._need, room.machine)
+    def _add(self, rooms: Iterable[Room], line: Iterator[Room] | None = None) -> None:
+        """Those that fit; `line` are the rooms of the same kind behind the only one."""
+        for room in rooms:
+            if room.open and suits(self._need, room.machine) and (key := fit(self._need, room)) is not None:
+                heapq.heappush(self._heap, (key, room.version, room, line))
+
+    def _pop(self) -> Entry:
+        """The best entry; who stands behind it moves up."""
+        entry = heapq.heappop(self._heap)
+        key, _, _, line = entry
+        if line is not None and (room := next(line, None)) is not None:
+            heapq.heappush(self._heap, ((*key[:-1], room.machine.id), room.version, room, line))
+        return entry
 
     def seats(self) -> list[Seat] | None:
         """The best places for a job of this need; None if there is no room for the least it needs."""
         self._catch_up()
         need, heap = self._need, self._heap
-        seen: list[tuple[Key, int, Room]] = []
+        seen: list[Entry] = []
         taken: list[Room] = []
         shares: dict[Pool, Share] = defaultdict(Share)
         while heap and len(taken) < need.nodes.max:
-            entry = heapq.heappop(heap)
-            room = entry[2]
-            if entry[1] != room.version:
+            key, version, room, _ = self._pop()
+            if version != room.version:
                 continue  # it has changed, and a newer entry tells how
-            seen.append(entry)
+            seen.append((key, version, room, None))
             if len(room.pool.rooms) == 1 or join(need, room, shares[room.pool]):
                 taken.append(room)
         for entry in seen:
@@ -96,10 +133,7 @@ class Candidates:
         touched = self._board.touched
         if self._seen == len(touched):
             return
-        for room in {room.machine.id: room for room in touched[self._seen :]}.values():
-            key = fit(self._need, room) if self._eligible(room) else None
-            if key is not None:
-                heapq.heappush(self._heap, (key, room.version, room))
+        self._add({room.machine.id: room for room in touched[self._seen :]}.values())
         self._seen = len(touched)
 
 
