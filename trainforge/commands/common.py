@@ -162,9 +162,12 @@ def show_error(error: TrainForgeError, *, as_json: bool) -> None:
     if as_json:
         print_json({"error": error_document(error)})
         return
+    from trainforge.config.discreet import hide_tokens
+
     problems = error.problems if isinstance(error, ManifestError) else [error]
     for problem in problems:
         where = f"{problem.place}: " if problem.place else ""
-        click.echo(click.style("error: ", fg="red", bold=True) + where + problem.message, err=True)
+        message = where + hide_tokens(problem.message)
+        click.echo(click.style("error: ", fg="red", bold=True) + message, err=True)
         if problem.hint:
             click.echo(f"  {problem.hint}", err=True)
