@@ -8,7 +8,6 @@ to refuse: the returned `jti` and the order's id and fencing token are what to r
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -30,7 +29,6 @@ from trainforge.config.messages import Order
 ALGORITHM = "Ed25519"
 ORDER_TYPE = "tf-order+jwt"
 PROOF_TYPE = "tf-proof+jwt"
-SECRETS_TYPE = "tf-secrets+jwt"
 KEY_TYPE = "tf-key+jwt"
 SECRETS_TYPE = "tf-secrets+jwt"
 MAX_TOKEN_BYTES = 64 * 1024
@@ -370,7 +368,7 @@ def _canonical(segment: str) -> bytes:
     """What a segment encodes; another spelling of the same bytes is refused."""
     try:
         raw = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # not ASCII, or not base64
         raise NotTrusted("the signed message is not in base64url") from error
     if _base64url(raw) != segment:
         raise NotTrusted("the signed message is not in canonical base64url")
