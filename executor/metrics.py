@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainforge.config.messages import Metric
+from trainforge.executor import lightning
 
 PREFIX = "PROGRESS:"
 MAX_NAMES = 200
@@ -36,8 +37,8 @@ class Patterns:
 def from_line(line: str, rank: int, patterns: Patterns | None = None) -> Metric | None:
     """The numbers that one line of output reports.
 
-    Understood are `PROGRESS: {json}`, the dictionaries that Hugging Face's Trainer prints, and the
-    manifest's patterns.
+    Understood are `PROGRESS: {json}`, the dictionaries that Hugging Face's Trainer prints, the manifest's
+    patterns, and what Lightning prints.
     """
     text = line.strip()
     if len(text) > MAX_LINE:
@@ -47,8 +48,11 @@ def from_line(line: str, rank: int, patterns: Patterns | None = None) -> Metric 
     if text.startswith("{'") and text.endswith("}"):
         return _from_trainer(text, rank)
     if patterns and patterns.compiled and len(text) <= MAX_PATTERN_LINE:
-        return _from_patterns(text, rank, patterns.compiled)
-    return None
+        found = _from_patterns(text, rank, patterns.compiled)
+        if found is not None:
+            return found
+    said = lightning.from_line(text)
+    return from_mapping(said, rank) if said else None
 
 
 def from_json(text: str, rank: int) -> Metric | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from trainforge.config.failpoints import failpoint
@@ -14,6 +15,7 @@ from trainforge.executor.follow import Follower
 from trainforge.executor.journal import Journal
 from trainforge.executor.launch import WARNED
 from trainforge.executor.supervise import Exit, Supervised
+from trainforge.executor.tables import Tables
 
 TOLD = "warned.told"
 BUSY_S = 0.05
@@ -39,6 +41,8 @@ class Watch:
         self.wait = wait
         self.stopping = stopping
         self.spec: dict[str, Any] = supervised.spec()
+        roots = [Path(self.spec["cwd"]), supervised.run.parent / "output"]
+        self.tables = Tables(journal, roots, (supervised.run / "spec.json").stat().st_mtime)
         self.stop: StopOrder | None = None
         self._counted = False
         self._warned = (supervised.run / TOLD).exists()
@@ -53,9 +57,11 @@ class Watch:
             if done is not None:
                 failpoint("28.executor.exited")
                 self.follower.drain()
+                self.tables.look(final=True)
                 return self._ended(done)
             self._obey()
             self._tell()
+            self.tables.look()
             self._count()
             self._measure()
             self.wait(BUSY_S if moved else QUIET_S)
