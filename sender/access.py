@@ -190,7 +190,10 @@ def _guard(endpoint: Endpoint, needs: dict[str, tuple[str, str]]) -> Endpoint:
         if person.cookie and (request.method not in {"GET", "HEAD"} or row in ACTING_GETS):
             await check_change(request, person)
         allow(person, need)
+        began = time.monotonic()
         response = await endpoint(request)
+        if request.method == "GET" and time.monotonic() - began > STREAM_CHECK_S:
+            allow(await identify(request), need)  # it waited for news, which may be no longer theirs to read
         if isinstance(response, StreamingResponse):
             response.body_iterator = _while_allowed(request, need, response.body_iterator)
         return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,9 @@ import pytest
 
 from support.databases import KINDS, database_url
 from support.web import Web, web
-from trainforge.config.errors import Conflict, MessageInvalid, NotTrusted, TooMany
-from trainforge.sender.passwords import MAX_WAITING, THREADS, Passwords, check_password
+from trainforge.config.errors import Conflict, NotTrusted, TooMany
 from trainforge.sender.people import People
 from trainforge.sender.store import Store
-from trainforge.sender.throttle import MAX_KEYS, LoginThrottles, Throttle
 
 WORDS = "four quite unrelated words"
 COOKIE = "trainforge_session"
@@ -108,16 +107,6 @@ def test_passwords_are_kept_as_argon2_alone(people: Web) -> None:
     assert int(parameters[1]) >= 19 * 1024
     assert int(parameters[2]) >= 2
     assert WORDS not in everything
-
-
-@pytest.mark.parametrize(
-    "password",
-    ["", "elevenchars", "x" * 257, "password1234", "trainforge2026!!", "aaaaaaaaaaaaaaaa", "vera.vera.12"],
-)
-def test_a_password_that_is_easily_guessed_is_refused(password: str) -> None:
-    with pytest.raises(MessageInvalid, match="password"):
-        check_password(password, "vera")
-    check_password(WORDS, "vera")
 
 
 def test_the_last_admin_stays_one(people: Web) -> None:
@@ -233,6 +222,24 @@ def test_a_stream_ends_with_the_account(people: Web) -> None:
     assert len([line for line in seen if line.startswith("data")]) <= 2
 
 
+def test_who_is_removed_while_waiting_for_news_gets_none(people: Web) -> None:
+    job, token = people.add_job(), people.token_of("vera")
+    people.log(job, "first")
+    cursor = people.get(f"/api/jobs/{job}/logs")["cursor"]
+
+    def remove() -> None:
+        people.sender.people.remove_user("vera", people.sender.now())
+        people.log(job, "not for vera")
+
+    timer = threading.Timer(1.5, remove)
+    timer.start()
+    bearer = {"Authorization": f"Bearer {token}"}
+    answer = people.ask("GET", f"/api/jobs/{job}/logs?wait=20&after={cursor}", headers=bearer)
+    timer.join()
+    assert answer.status_code == 401
+    assert "not for vera" not in answer.text
+
+
 def test_over_https_the_cookie_cannot_be_planted_by_another_host(tmp_path: Path) -> None:
     with web(tmp_path, public_url="https://forge.example") as site:
         link = site.sender.people.new_link(site.sender.now())
@@ -336,51 +343,6 @@ async def _guesses(site: Web, number: int) -> int:
     return refused
 
 
-def test_an_address_is_slowed_down_whatever_accounts_it_tries() -> None:
-    throttles = LoginThrottles()
-    for number in range(20):
-        throttles.start(f"account{number}", "192.0.2.7", 0.0)
-    throttles.start("more", "192.0.2.7", 0.0)
-    with pytest.raises(TooMany):
-        throttles.start("yet-another", "192.0.2.7", 0.5)
-    throttles.start("yet-another", "192.0.2.8", 0.5)
-
-
-def test_good_logins_do_not_buy_an_address_more_guesses() -> None:
-    throttles, wrong = LoginThrottles(), 0
-    for number in range(200):
-        try:
-            throttles.start("own", "192.0.2.7", 0.0)
-            throttles.succeeded("own", "192.0.2.7")
-            throttles.start(f"victim{number}", "192.0.2.7", 0.0)
-        except TooMany:
-            break
-        wrong += 1
-    assert wrong <= 21
-
-
-def test_addresses_of_one_network_count_together() -> None:
-    throttles = LoginThrottles()
-    with pytest.raises(TooMany):
-        for number in range(30):
-            throttles.start(f"account{number}", f"2001:db8:1:2::{number:x}", 0.0)
-
-
-def test_pauses_double_end_and_are_forgotten() -> None:
-    throttle, now, pauses = Throttle(free=2, longest=60, forget_s=3600), 0.0, []
-    for _ in range(12):
-        throttle.start("a", now)
-        pauses.append(throttle.wait("a", now))
-        now += pauses[-1]
-    assert pauses == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert throttle.wait("a", now + 3601) == 0
-    throttle.start("a", now + 3601)
-    assert throttle.wait("a", now + 3601) == 0
-    for number in range(MAX_KEYS + 10):
-        throttle.start(str(number), 0.0)
-    assert len(throttle._tries) == MAX_KEYS
-
-
 def test_an_unknown_account_takes_as_long_as_a_known_one(people: Web) -> None:
     logins, sender = people.sender.logins, people.sender
 
@@ -401,23 +363,3 @@ def test_an_unknown_account_takes_as_long_as_a_known_one(people: Web) -> None:
 
     known, unknown = asyncio.run(compare())
     assert 0.6 < min(unknown) / min(known) < 1.6
-
-
-def test_hashing_leaves_the_event_loop_free_and_a_crowd_is_turned_away() -> None:
-    passwords = Passwords()
-
-    async def crowd() -> tuple[list[Any], int]:
-        ticks = 0
-        work = [
-            asyncio.create_task(passwords.verify("guess", None)) for _ in range(THREADS + MAX_WAITING + 5)
-        ]
-        together = asyncio.gather(*work, return_exceptions=True)
-        while not together.done():
-            await asyncio.sleep(0)
-            ticks += 1
-        return await together, ticks
-
-    said, ticks = asyncio.run(crowd())
-    assert sum(isinstance(one, TooMany) for one in said) == 5
-    assert [one for one in said if not isinstance(one, TooMany)] == [(False, "")] * (THREADS + MAX_WAITING)
-    assert ticks > 100
