@@ -465,7 +465,7 @@ class World:
                 if kind == "accept":
                     self.store.accept_orders(member.executor, [order.id], self.now, 90)
                 elif rank == 2:
-                    self.store.refuse_order(order.id, "no", self.now)
+                    self.store.refuse_order(member.executor, order.id, "no", self.now)
         elif kind in RECORDS and facts.attempt.live:
             self.say(member.executor, key, *RECORDS[kind])
 
