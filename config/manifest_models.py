@@ -246,13 +246,14 @@ class Checkpoint(Section):
         ),
     ] = None
     keep: Annotated[
-        Annotated[int, Field(ge=1, le=1000)], now("How many of its newest checkpoints the store keeps.", 3)
+        Annotated[int, Field(ge=1, le=1000)],
+        now("How many of the newest complete checkpoints the store keeps.", 3),
     ] = 1
     store: Annotated[
         CheckpointStore | None,
         now(
-            "Where the first machine's checkpoints are kept for others: a folder that all see, or an fsspec "
-            "URL. Without it a checkpoint stays on the machine that wrote it.",
+            "Where every machine's part of a checkpoint is kept for others: a folder that all see, or an "
+            "fsspec URL. Without it a checkpoint stays on the machine that wrote it.",
             "s3://bucket/checkpoints",
         ),
     ] = None

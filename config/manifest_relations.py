@@ -18,6 +18,7 @@ from trainforge.config.manifest_models import (
     Gate,
     Metrics,
     Results,
+    Retry,
     Section,
     Strategy,
     Timeout,
@@ -70,6 +71,8 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
         yield from _installation(training)
         yield from _secrets(training, sections.raw.get("secrets"))
         yield from _named_parameters(training, sections.raw.get("strategy"))
+        for retry in sections.read("retry", Retry):
+            yield from _in_place(training, retry)
     for environment in sections.read("environment", Environment):
         yield from _container(environment)
     for metrics in sections.read("metrics", Metrics):
@@ -138,6 +141,13 @@ def _installation(training: Training) -> Iterator[Fault]:
         about = (("training", "requirements"), ("training", "lockfile"))
         message = "training.lockfile: training.requirements says already what to install"
         yield Fault(("training", "lockfile"), message, "keep one of the two", about)
+
+
+def _in_place(training: Training, retry: Retry) -> Iterator[Fault]:
+    if retry.in_place and training.launcher in {"python", "none"}:
+        about = (("training", "launcher"), ("training", "command"), ("retry", "in_place"))
+        message = f"retry.in_place: with launcher: {training.launcher} nothing starts processes again"
+        yield Fault(("retry", "in_place"), message, "try launcher: torchrun", about)
 
 
 def _secrets(training: Training, secrets: Any) -> Iterator[Fault]:
