@@ -161,6 +161,7 @@ class RunOrder(Message):
     overrides: dict[str, Any] = {}  # of manifest keys, dotted, such as {"resources.nodes": 2}
     results_branch: str
     lease_ttl: float = Field(gt=0)
+    session_ends: float = 0.0  # when the first of the job's machines is known to go away; 0: none is
     prepare: bool = False  # stop once prepared: environment and data are there for a later job
 
 

@@ -102,7 +102,7 @@ def _asked(done: Exit, stop: StopOrder | None, run_timeout: float | None) -> tup
         used, most = done.peak_memory_bytes / 1e9, done.memory_limit / 1e9
         return "memory_limit", f"the training used {used:.2f} of the {most:g} GB that this machine gives jobs"
     if done.stopped == "session_end":
-        return "lost", "the machine's session has ended"
+        return "lost", "the session of a machine of this job has ended"
     if done.stopped == "stop":
         return "stopped", "the machine is shutting down"
     return None

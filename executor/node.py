@@ -322,9 +322,10 @@ class Node(threading.Thread):
             self.journal.append("note", Note(text=f"goes on from checkpoint {resume} (attempt/name)"))
         folders = self._folders(manifest, prepared.data, resume)
         grace = manifest.timeout.grace
-        run_limit, session_ends = manifest.timeout.run, capabilities.session_ends(self.services.settings)
-        warning = manifest.timeout.warning
-        end = deadline(time.time(), run=run_limit, session_ends=session_ends, grace=grace, warning=warning)
+        run_limit, warning = manifest.timeout.run, manifest.timeout.warning
+        sessions = (order.session_ends, capabilities.session_ends(self.services.settings))
+        first = min(filter(None, sessions), default=0.0)
+        end = deadline(time.time(), run=run_limit, session_ends=first, grace=grace, warning=warning)
         planned = launch.plan_launch(
             launch.Plan(
                 manifest=manifest,

@@ -206,6 +206,7 @@ def run_orders(sender: Sender, row: RowMapping, manifest: Manifest, made: Plan) 
             overrides=row["overrides"],
             results_branch=manifest.results.branch,
             lease_ttl=sender.settings.lease_ttl,
+            session_ends=made.session_ends,
             prepare=row["source"] == PREPARE,
         )
         for placed in made.nodes

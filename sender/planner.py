@@ -34,7 +34,10 @@ class Placement:
 
 @dataclass(frozen=True)
 class Plan:
-    """`cpu` and `memory` are what each node was promised: the planner counts them as taken."""
+    """`cpu` and `memory` are what each node was promised: the planner counts them as taken.
+
+    `session_ends` is when the first of the machines is known to go away, 0 if none is.
+    """
 
     nodes: tuple[Placement, ...]
     processes_per_node: int
@@ -43,6 +46,7 @@ class Plan:
     notices: tuple[str, ...] = ()
     cpu: float = 0.0
     memory: int = 0
+    session_ends: float = 0.0
 
     @property
     def world_size(self) -> int:
@@ -92,7 +96,9 @@ def complete(manifest: Manifest, need: Need, seats: Sequence[Seat]) -> Plan:
     )
     processes = _processes(manifest, need, len(seats[0].gpus))
     params, adjusted, notices = adjust(manifest, len(placed) * processes, len(placed))
-    return Plan(placed, processes, params, adjusted, notices, need.cpu, need.memory)
+    ends = [seat.machine.capabilities.session_ends for seat in seats]
+    first = min(filter(None, ends), default=0.0)
+    return Plan(placed, processes, params, adjusted, notices, need.cpu, need.memory, first)
 
 
 def refused_by_all(need: Need, machines: Collection[Machine]) -> str:

@@ -16,6 +16,14 @@ from trainforge.sender.suggestions import estimate, size_text, suggest
 SATURDAY_NOON = 1_795_262_400.0  # 2026-11-21 12:00 UTC
 
 
+def test_all_nodes_are_told_when_the_first_machine_goes_away() -> None:
+    ends = (SATURDAY_NOON + 9000, 0.0, SATURDAY_NOON + 7200)
+    machines = [machine(f"m{number}", session_ends=time) for number, time in enumerate(ends)]
+    made = plan(manifest("resources: {nodes: 3}"), machines, now=SATURDAY_NOON)
+    assert isinstance(made, Plan)
+    assert made.session_ends == SATURDAY_NOON + 7200
+
+
 def test_no_executors_at_all() -> None:
     assert why(plan(manifest(), [])) == {"*": "no executor has joined yet"}
     assert why(plan(manifest(), [machine("a", revoked=True)])) == {"*": "no executor has joined yet"}
