@@ -39,7 +39,7 @@ Failpoint = Literal[
     "16.sender.order_stored",  # an order is in the outbox, and not sent
     "17.executor.order_stored",  # an order is on disk, and its acceptance not told
     "18.executor.order_known",  # an order has come a second time
-    "19.executor.no_room",  # an order is about to be refused for now
+    "19.executor.refuses",  # the machine's owner does not allow a job, the sender is not told yet
     "20.sender.endpoint_moved",  # an executor says that it has another address
     "21.sender.prove",  # about to ask who answers at an executor's address
     "22.executor.heartbeat",  # about to renew the leases
@@ -57,7 +57,7 @@ Failpoint = Literal[
     "31.sender.push",  # the sender is about to publish where no executor can
     "32.executor.pushed",  # the remote has the result, nothing is noted
     "32.sender.pushed",  # the remote has the sender's, the sender has not noted it
-    "33.executor.moved",  # the branch moved, about to try again on its new tip
+    "33.git.moved",  # the branch moved, about to try again on its new tip (either program)
     "34.executor.blocked",  # the remote refuses the result
     "35.executor.remote_down",  # the remote cannot be reached, the result waits
     "36.executor.credential",  # about to ask for a credential to push with

@@ -72,6 +72,7 @@ class Agent:
         self.link = SenderLink(self.identity, self.key, self._noticed)
         self.book = OrderBook(settings.data_dir, self._ordered)
         self.nodes: dict[NodeKey, Node] = {}
+        discreet.learn(self, Redactor(self.own_secrets))
         self.door: Door | None = None
         self.draining = False
         self._lock = threading.RLock()
@@ -349,6 +350,7 @@ class Agent:
             return self.accept(token, challenge)
         except TrainForgeError as error:
             if isinstance(error, OrderRefused):
+                failpoint("19.executor.refuses")
                 refused[error.order] = error.message
             log.warning("order refused: %s", error)
             return ""

@@ -181,13 +181,13 @@ class Node(threading.Thread):
             return Ended(code="manifest_invalid", reason=str(error)[:2000])
         except NodeFailed as error:
             return Ended(code=error.code, reason=str(error)[:2000], tail=error.message[-8000:])
-        except OSError as error:
-            code = "disk_full" if is_full(error) else "internal"
-            log.log(logging.ERROR, "%s: %s", told(self.key), error, exc_info=code == "internal")
-            return Ended(code=code, reason=str(error)[:2000])
         except Exception as error:
-            log.exception("%s", told(self.key))
-            return Ended(code="internal", reason=f"{type(error).__name__}: {error}"[:2000])
+            full = is_full(error)
+            log.log(logging.ERROR, "%s: %s", told(self.key), error, exc_info=not full)
+            if not full and self.supervised.adopt_again():
+                raise  # this thread ends, and another one finds the training where it is
+            self.supervised.end()
+            return Ended(code="disk_full" if full else "internal", reason=str(error)[:2000])
 
     def _say_ended(self, ended: Ended) -> None:
         if ended.code == "disk_full":  # what nobody needs any more makes room for what is still to be said

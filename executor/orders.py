@@ -90,8 +90,7 @@ class OrderBook:
                 failpoint("18.executor.order_known")
                 return False
             if not known and not room(order.node):
-                failpoint("19.executor.no_room")
-                raise Unreachable("this executor has no room for another node now", code="busy")
+                    raise Unreachable("this executor has no room for another node now", code="busy")
             if order.token.incarnation > highest:
                 write_atomically(self._incarnation, {"incarnation": order.token.incarnation})
             self._store(order)

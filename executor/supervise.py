@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from trainforge.executor.limits import Limits
 
 PROGRAM = str(Path(__file__).with_name("supervisor.py"))
 MARK = "TRAINFORGE_SUPERVISION"
+ADOPTIONS = 3  # of one training, after errors that nobody expected
+STOP_S = 5.0
 NO_LIMITS, NEVER = Limits(), Deadline()
 
 
@@ -183,6 +186,20 @@ class Supervised:
         if pid is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGTERM)
+
+    def adopt_again(self) -> bool:
+        """Whether a training runs that may go on after a bug of ours; it may a few times."""
+        if not self.begun or self.exit() is not None:
+            return False
+        with (self.run / "adoptions").open("ab") as adoptions:
+            adoptions.write(b".")
+            return adoptions.tell() <= ADOPTIONS
+
+    def end(self) -> None:
+        """Stop it and wait until it is over: nothing of a node trains on after its end."""
+        while self.begun and self.exit() is None:
+            self.stop(STOP_S)
+            time.sleep(0.1)
 
     def pid(self) -> int | None:
         """The living supervisor's process id, checked against its start time."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from trainforge.config.errors import Conflict
+from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
 from trainforge.hooks.gitread import ObjectReader
@@ -139,6 +140,7 @@ def swap_in(
         try:
             return Written(attempt(tip), already=False, tries=number)
         except (GitBlocked, GitRejected) as error:
+            failpoint("33.git.moved")
             if not guessed and isinstance(error, GitBlocked):
                 raise  # but of a guess, a branch that was deleted or rewritten may be what is refused
             if not guessed:
