@@ -21,6 +21,7 @@ from trainforge.config.matrix import cell_name
 from trainforge.config.messages import Capabilities, MetricValues, Outcome
 
 FORMAT = 1
+_LAST_MOMENT = 253_402_300_799.0  # of the year 9999
 CHART_POINTS = 60
 LOG_LIMIT = 8 * 1024 * 1024  # bytes of one rank's log kept in a result
 
@@ -92,11 +93,20 @@ class JobRecord(BaseModel):
     rerun_of: str = ""
     cell: dict[str, Any] = {}  # the parameters that its matrix gave it
     environment: dict[str, str] = {}  # file name -> text: lock, interpreter, hardware
+    folder: str = ""  # on the results branch
+
+    @property
+    def path(self) -> str:
+        """The folder, also of a record made before it was named there."""
+        return self.folder or result_path(self.job, self.created)
 
 
-def result_path(job: str, created: float) -> str:
-    """The job's folder on the results branch; derived, so that any program can look for it."""
-    moment = datetime.fromtimestamp(created, UTC)
+def result_path(job: str, dated: float) -> str:
+    """The job's folder on the results branch; derived from its commit's time, whatever that claims to be.
+
+    So a sender that has forgotten a job looks for its result where it was put.
+    """
+    moment = datetime.fromtimestamp(min(max(dated, 0.0), _LAST_MOMENT), UTC)
     return f"jobs/{moment:%Y}/{moment:%m}/{job}"
 
 

@@ -21,7 +21,6 @@ from trainforge.config.result import (
     moment,
     plain,
     result_files,
-    result_path,
     safe_path,
     show,
 )
@@ -62,7 +61,7 @@ def _add_row(rows: list[dict[str, str]], record: JobRecord) -> list[dict[str, st
         "nodes": str(len(record.nodes)),
         "metric": safe_path(record.primary) if record.primary else "",
         "value": show(value) if isinstance(value, int | float) else "",
-        "path": result_path(record.job, record.created),
+        "path": record.path,
         "cell": str(cell_of_table(cell_name(record.cell)))[:200],
     }
     return [*(old for old in rows if old["job"] != record.job), row]
@@ -79,7 +78,7 @@ def _add_best(best: dict[str, Any], record: JobRecord) -> dict[str, Any]:
         or not isinstance(old.get("value"), int | float)
         or (value < old["value"] if record.mode == "min" else value > old["value"])
     )
-    path = result_path(record.job, record.created)
+    path = record.path
     new = {"metric": record.primary, "value": value, "job": record.job, "path": path}
     return best | {record.project: new} if better else best
 
@@ -103,7 +102,7 @@ def _latest(record: JobRecord, read: Read) -> dict[str, bytes]:
         for path, data in result_files(record, []).items()
         if path in {"metrics.json", "params.yaml", "dvc.yaml"} or path.startswith("plots/")
     }
-    about = {"job": record.job, "created": record.created, "path": result_path(record.job, record.created)}
+    about = {"job": record.job, "created": record.created, "path": record.path}
     kept["job.json"] = (json.dumps(about) + "\n").encode()
     return {f"{folder}/{path}": data for path, data in kept.items()}
 

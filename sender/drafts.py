@@ -84,6 +84,7 @@ def new_jobs(
         manifest_path=file.path,
         manifest_blob=file.blob,
         source=source,
+        dated=info.time,
         ref=ref,
         subject=info.subject,
         author=info.author,

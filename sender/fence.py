@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from trainforge.config.failpoints import failpoint
@@ -17,23 +18,26 @@ from trainforge.config.messages import FencingToken
 from trainforge.sender.store import Store
 
 _KEY = "fence_incarnation"
+RESTORE_S = 4.0  # no two restores are as close as this; a 32-bit column holds such numbers until 2242
 
 
-def recognise(known: int | None, number: int, file: tuple[int, int] | None) -> tuple[int, bool]:
+def recognise(known: int | None, number: int, file: tuple[int, int] | None, now: float) -> tuple[int, bool]:
     """The incarnation of a sender whose database says (known, number) and whose file says `file`.
 
-    Also whether this may be an older copy of the database.
+    Also whether this may be an older copy of the database. Without the file nothing tells which
+    incarnations were used since that copy was made, so the clock gives one that was not.
     """
     if known is None and file is None:
         return 1, False
     if known is not None and file is not None and file <= (known, number):
         return known, False
-    return max(known or 0, file[0] if file else 0) + 1, True
+    last = file[0] if file is not None else int(now // RESTORE_S)
+    return max(known or 0, last) + 1, True
 
 
 class Fence:
-    def __init__(self, store: Store, path: Path) -> None:
-        self._store, self._path = store, path
+    def __init__(self, store: Store, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._path, self._clock = store, path, clock
         self.incarnation = self._recognise()
 
     def next(self) -> FencingToken:
@@ -47,9 +51,10 @@ class Fence:
         known = self._store.get_meta(_KEY)
         number = int(self._store.get_meta("fence_number") or 0)
         file = self._read()
-        incarnation, restored = recognise(None if known is None else int(known), number, file)
+        now = self._clock()
+        incarnation, restored = recognise(None if known is None else int(known), number, file, now)
         if restored:
-            self._store.audit_restored(incarnation, time.time())
+            self._store.audit_restored(incarnation, now)
         self._store.set_meta(_KEY, str(incarnation))
         self.incarnation = incarnation
         self._write(number)

@@ -339,14 +339,14 @@ def _publish(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa: 
     if attempt is None or not attempt.live:
         return [PublishHere()]
     first = attempt.nodes[0]
-    if first.published is not None:
+    if first.published is not None and not attempt.code:
         return [LookAtRemote(first.published.commit)]
     if first.finished is not None and first.finished.code == "publish_blocked":
         return [Block(first.finished.reason)]
     gone = _gone(first, policy, now)
     if job.ending == "completed" and (gone is not None or attempt.code):
         return _without_result(job, attempt, policy, gone)
-    if gone is not None:
+    if gone is not None or first.published is not None:  # in the latter case it is not on the remote
         return [PublishHere()]
     if "publish" in first.ordered:
         return []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -91,6 +90,7 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
         notices=_notices(row, manifest, plan),
         rerun_of=row["rerun_of"],
         cell=row["cell"],
+        folder=row["result_path"],
     )
 
 
@@ -189,7 +189,7 @@ def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None
     return read_result(row, *found)
 
 
-def read_result(row: Mapping[str, Any], commit: str, data: bytes) -> tuple[Result, list[dict[str, Any]]]:
+def read_result(row: RowMapping, commit: str, data: bytes) -> tuple[Result, list[dict[str, Any]]]:
     """What a job's `result.json` says.
 
     Raises:

@@ -37,6 +37,7 @@ LOOKS_AT_ONCE = 200
 SIDE_BY_SIDE = 8  # looks; each mostly waits for its commit, which they share
 REMOTES_AT_ONCE = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+MISSING_TRIES = 6  # a copy of the remote may be some seconds behind
 REFUSED_TRIES = 6  # a refused credential may be a mistake that somebody mends within some minutes
 
 
@@ -58,9 +59,11 @@ def _in_turns(jobs: list[str]) -> list[list[str]]:
 class Reconciler:
     """`results` reaches the remotes: `publish` and `look` of `publisher.py`."""
 
-    def __init__(self, sender: Sender, fence: Fence | None = None, results: Any = publisher) -> None:
+    def __init__(
+        self, sender: Sender, fence: Fence | None = None, jumps: Jumps | None = None, results: Any = publisher
+    ) -> None:
         self._sender, self._results = sender, results
-        self._jumps = Jumps(sender)
+        self._jumps = jumps or Jumps(sender)
         self.placing = Placing(
             sender, self._steps, fence or Fence(sender.store, sender.data_dir / "fence.json")
         )
@@ -136,17 +139,13 @@ class Reconciler:
 
     async def advance(self, job: str) -> None:
         """Take the job as far as its facts allow."""
-        for _ in range(MAX_ROUNDS):
-            done = await asyncio.to_thread(self.one_round, job)
-            if done.freed:
-                self._freed()
-            if done.remote is not None:
-                self._begin_remote(job, done.remote)
-            if not done.again:
-                return
-        log.error("job %s does not come to rest", job)
+        done = await asyncio.to_thread(self.take, job)
+        if done.freed:
+            self.freed()
+        if done.remote is not None:
+            self._begin_remote(job, done.remote)
 
-    def _freed(self) -> None:
+    def freed(self) -> None:
         """A job has left its machines, or its turn in a matrix or group: for those it matters to."""
         self.placing.due = True
         if waiting := self._held | self.placing.entangled():
@@ -154,7 +153,18 @@ class Reconciler:
 
     # --- in a worker thread -----------------------------------------------------------------------------
 
-    def one_round(self, job: str) -> Round:
+    def take(self, job: str) -> Round:
+        """Look and apply until nothing follows any more; what all of it led to."""
+        freed = False
+        for _ in range(MAX_ROUNDS):
+            done = self._round(job)
+            freed = freed or done.freed
+            if not done.again:
+                return replace(done, freed=freed)
+        log.error("job %s does not come to rest", job)
+        return Round(freed=freed)
+
+    def _round(self, job: str) -> Round:
         """One look, and its steps."""
         sender = self._sender
         self._jumps.settle()
@@ -246,19 +256,23 @@ class Reconciler:
             found: Any = self._results.publish(self._sender, job)
         else:
             found = self._results.look(self._sender, job)
-        if found is None and isinstance(step, life.LookAtRemote):
-            raise TrainForgeError("the result is said to be published, but it is not on the remote")
         if found is not None:
             self._sender.store.note_result(job, *found)
+        elif isinstance(step, life.LookAtRemote):
+            missing = "the result is said to be published, but it is not on the remote"
+            _, tries = self._pauses.get(job, (0.0, 0))
+            if tries < MISSING_TRIES:
+                raise TrainForgeError(missing)
+            self._blame(job, step, life.Blame("lost", missing))
         elif isinstance(step, life.FindResult):
-            self._blame(job, step)
+            self._blame(job, step, life.Blame(step.code, step.reason))
         self._pauses.pop(job, None)
 
-    def _blame(self, job: str, step: life.FindResult) -> None:
+    def _blame(self, job: str, step: life.RemoteStep, blame: life.Blame) -> None:
         """The remote has no result: hold that against the attempt, unless somebody was heard meanwhile."""
         facts, _, _, steps = self._steps(job)
         if step in steps:
-            self._sender.store.apply(facts, [life.Blame(step.code, step.reason)], self._sender.now())
+            self._sender.store.apply(facts, [blame], self._sender.now())
 
     def unsettled(self, job: str, error: TrainForgeError) -> float:
         """Note why; gives the pause before the next try, none where that is not to be."""

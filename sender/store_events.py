@@ -16,6 +16,7 @@ from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 
 Decision = Literal["job", "ignored", "refused"]
+PUSH_SOURCES = ("push", "webhook", "hook", "poll", "watch")
 DELIVERY_LIFE_S = 30 * 86400.0  # GitHub offers redelivery for three days
 
 
@@ -50,6 +51,7 @@ class NewJob:
     manifest_path: str
     manifest_blob: str
     source: str
+    dated: float = 0.0  # the commit's time: names the result's folder, also when the job is made again
     ref: str = ""
     subject: str = ""
     author: str = ""
@@ -210,6 +212,14 @@ class EventStore(Database):
             }
         return [(event.reason, [jobs[job] for job in event.jobs if job in jobs]) for event in events]
 
+    def count_triggers(self, repository_id: str, since: float) -> int:
+        """How many pushes to a repository have led to jobs since a moment."""
+        t = s.events
+        pushes = (t.c.decision == "job", t.c.source.in_(PUSH_SOURCES), t.c.time >= since)
+        query = sa.select(sa.func.count()).where(t.c.repository_id == repository_id, *pushes)
+        with self.read() as c:
+            return int(c.execute(query).scalar_one())
+
     def count_reruns(self, job: str) -> int:
         with self.read() as c:
             query = sa.select(sa.func.count()).select_from(s.jobs).where(s.jobs.c.rerun_of == job)
@@ -230,7 +240,7 @@ class EventStore(Database):
 
     def _add_job(self, c: Connection, job: NewJob, event_id: int, now: float) -> None:
         values = {
-            **asdict(job),
+            **{name: value for name, value in asdict(job).items() if name != "dated"},
             "event_id": event_id,
             "cell": dict(job.cell),
             "overrides": dict(job.overrides),
@@ -241,7 +251,7 @@ class EventStore(Database):
             "waiting": {},
             "artifacts": [],
             "metrics": {},
-            "result_path": result_path(job.id, now),
+            "result_path": result_path(job.id, job.dated or now),
             "cursor": 1,
         }
         if self.add_new(c, s.jobs, values):

@@ -38,7 +38,7 @@ from trainforge.config.messages import (
     Order,
     RunOrder,
 )
-from trainforge.config.result import JobRecord, commit_message, result_files, result_path
+from trainforge.config.result import JobRecord, commit_message, result_files
 from trainforge.config.trust import SigningKey, executor_id, sign_request, verify_order
 from trainforge.hooks.results import write_result
 
@@ -160,7 +160,7 @@ class Simulated:
         assert isinstance(run, RunOrder)
         path = f"/v1/nodes/{node.job}/{node.attempt}/{node.rank}/record"
         record = JobRecord.model_validate(await self.send("GET", path))
-        folder = result_path(record.job, record.created)
+        folder = record.path
         async with self.run.publishing:
             written = await asyncio.to_thread(
                 write_result,
