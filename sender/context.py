@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Sender:
     # Jobs that the reconciler should look at, and when each open order was last sent out (monotonic).
     changed: set[str] = field(default_factory=set)
     machines_changed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
     delivered: dict[str, float] = field(default_factory=dict)
     # Executors that are asked for a sign of life: their waiting claims are answered at once.
     asked: set[str] = field(default_factory=set)
@@ -107,5 +109,12 @@ class Sender:
 
     def wake(self, *jobs: str) -> None:
         """Have the reconciler look at these jobs now; without any, at all that have not ended."""
-        self.changed.update(jobs or {""})
+        with self.lock:
+            self.changed.update(jobs or {""})
         self.bell.ring(RECONCILE)
+
+    def take_changed(self) -> set[str]:
+        """Whom to look at, as `wake` was told since the last call."""
+        with self.lock:
+            changed, self.changed = self.changed, set()
+        return changed

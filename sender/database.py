@@ -67,8 +67,10 @@ def _configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("trainforge_read_only", False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    if not options.get("trainforge_single", False):
+        read_only = options.get("trainforge_read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 def _append(path: Path, text: str) -> None:
@@ -102,6 +104,8 @@ class Database:
             {"trainforge_read_only": True} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         )
         self._reading = self.engine.execution_options(**options)
+        options = {"trainforge_single": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._asking = self.engine.execution_options(**options)
         self._writer = Writer(self.engine) if self.is_sqlite else None
 
     def close(self) -> None:
@@ -142,6 +146,12 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """One consistent read; sees the newest committed state, never blocks a writer."""
         with self._reading.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def ask(self) -> Iterator[Connection]:
+        """For one query that is consistent in itself; it spares the begin and the end of a transaction."""
+        with self._asking.connect() as connection:
             yield connection
 
     def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

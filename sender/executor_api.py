@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -20,6 +22,7 @@ from trainforge.config.messages import (
     Claim,
     GitCredential,
     Heartbeat,
+    HeartbeatReply,
     JoinRequest,
     JournalAck,
     JournalBatch,
@@ -58,10 +61,11 @@ def _parse(model: type[Model], body: bytes) -> Model:
         raise MessageInvalid(f"{where}: {first['msg']}" if where else first["msg"]) from error
 
 
-async def _authenticated(request: Request) -> tuple[Sender, Member, bytes]:
+async def _received(request: Request) -> tuple[Sender, Callable[[], Member], bytes]:
+    """What is to be believed once the second, in a worker thread, has named the executor that says it."""
     sender: Sender = request.app.state.sender
     body = await read_body(request, BODY_LIMIT)
-    member = await asyncio.to_thread(
+    authenticate = partial(
         registry.authenticate,
         sender,
         authorization=request.headers.get("authorization", ""),
@@ -69,7 +73,12 @@ async def _authenticated(request: Request) -> tuple[Sender, Member, bytes]:
         path=_path(request),
         body=body,
     )
-    return sender, member, body
+    return sender, authenticate, body
+
+
+async def _authenticated(request: Request) -> tuple[Sender, Member, bytes]:
+    sender, authenticate, body = await _received(request)
+    return sender, await asyncio.to_thread(authenticate), body
 
 
 def _node_key(request: Request) -> NodeKey:
@@ -92,8 +101,12 @@ async def join(request: Request) -> Response:
 
 
 async def heartbeat(request: Request) -> Response:
-    sender, member, body = await _authenticated(request)
-    return dump(await asyncio.to_thread(registry.heartbeat, sender, member, _parse(Heartbeat, body)))
+    sender, authenticate, body = await _received(request)
+
+    def beat() -> HeartbeatReply:
+        return registry.heartbeat(sender, authenticate(), _parse(Heartbeat, body))
+
+    return dump(await asyncio.to_thread(beat))
 
 
 async def change_key(request: Request) -> Response:
@@ -113,15 +126,19 @@ async def claims(request: Request) -> Response:
 
 
 async def journal(request: Request) -> Response:
-    sender, member, body = await _authenticated(request)
+    sender, authenticate, body = await _received(request)
     key = _node_key(request)
-    batch = _parse(JournalBatch, body)
-    ttl = sender.settings.lease_ttl
-    stored = await asyncio.to_thread(sender.store.append_journal, member.id, key, batch, sender.now(), ttl)
-    failpoint("50.sender.journal_stored")
-    if stored.intake is not None:
-        journals.announce(sender, key, stored.intake, first=batch.after == 0)
-    return dump(JournalAck(acknowledged=stored.acknowledged))
+
+    def store() -> JournalAck:
+        member = authenticate()
+        batch, ttl = _parse(JournalBatch, body), sender.settings.lease_ttl
+        stored = sender.store.append_journal(member.id, key, batch, sender.now(), ttl)
+        failpoint("50.sender.journal_stored")
+        if stored.intake is not None:
+            journals.announce(sender, key, stored.intake, first=batch.after == 0)
+        return JournalAck(acknowledged=stored.acknowledged)
+
+    return dump(await asyncio.to_thread(store))
 
 
 async def credential(request: Request) -> Response:

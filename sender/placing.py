@@ -63,6 +63,7 @@ class Placing:
         self._sender, self._look = sender, look
         self._fence = fence
         self._queue: dict[str, Waiter] = {}
+        self._entangled: set[str] = set()
         self._needs: dict[Need, Need] = {}
         self._kept: frozenset[str] = frozenset()
         self._told: dict[str, dict[str, str]] = {}
@@ -82,9 +83,12 @@ class Placing:
         waiter = Waiter(job, facts.version, alone, until)
         self.due = self.due or self._queue.get(facts.id) != waiter
         self._queue[facts.id] = waiter
+        if not alone:
+            self._entangled.add(facts.id)
         return until
 
     def leave(self, job: str) -> None:
+        self._entangled.discard(job)
         if self._queue.pop(job, None) is not None:
             self._told.pop(job, None)
             self.due = True  # what was kept free for it is free for others
@@ -95,7 +99,7 @@ class Placing:
 
     def entangled(self) -> set[str]:
         """The waiting jobs whose turn depends on other jobs, too."""
-        return {job for job, waiter in list(self._queue.items()) if not waiter.alone}
+        return set(self._entangled)
 
     def unsettled(self, versions: Mapping[str, int]) -> list[str]:
         """Of all unfinished jobs those to look at: not who waits for machines alone, unchanged, in time."""
@@ -125,6 +129,7 @@ class Placing:
         self._kept = made.kept
         for job, seats in made.placed.items():
             waiter = self._queue.pop(job)
+            self._entangled.discard(job)
             self._told.pop(job, None)
             try:
                 self._offer(job, waiter.job.need, seats)

@@ -96,7 +96,7 @@ class Reconciler:
     async def _jobs(self) -> list[str]:
         """Whom to look at: those that changed or are due, or from time to time all."""
         now = time.monotonic()
-        changed, self._sender.changed = self._sender.changed, set()
+        changed = self._sender.take_changed()
         if self._sender.machines_changed:
             self._sender.machines_changed, self.placing.due = False, True
         changed |= self._due.take(self._sender.now())

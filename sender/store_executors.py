@@ -185,7 +185,7 @@ class ExecutorStore(MemberStore):
     # --- the outbox -------------------------------------------------------------------------------------
 
     def open_orders(self, executor: str) -> list[Order]:
-        with self.read() as c:
+        with self.ask() as c:
             rows = c.execute(_OPEN, {"executor": executor}).mappings().all()
         return [
             Order(

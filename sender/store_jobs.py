@@ -43,7 +43,7 @@ class JobStore(Database):
         Raises:
             NotFound: no such job.
         """
-        with self.read() as c:
+        with self.ask() as c:
             row = c.execute(JOB, {"job": job_id}).mappings().first()
         if row is None:
             raise NotFound(f"no job {job_id} is known here", hint="`trainforge status` lists the jobs")

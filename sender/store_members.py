@@ -60,7 +60,12 @@ _NEW_PROOF = {
 }
 
 
+CLEAR_EVERY_S = 10.0
+
+
 class MemberStore(Database):
+    _cleared = 0.0  # when proofs that had expired were last removed
+
     # --- joining ----------------------------------------------------------------------------------------
 
     def add_join_token(
@@ -138,7 +143,7 @@ class MemberStore(Database):
     # --- standing ---------------------------------------------------------------------------------------
 
     def member(self, executor: str) -> Member | None:
-        with self.read() as c:
+        with self.ask() as c:
             row = c.execute(_MEMBER, {"executor": executor}).mappings().first()
         return None if row is None else member_of(row)
 
@@ -151,7 +156,9 @@ class MemberStore(Database):
     def use_proof(self, executor: str, jti: str, expires: float, now: float) -> bool:
         """Whether this proof is used for the first time; it is remembered until it has expired."""
         with self.write() as c:
-            c.execute(_OLD_PROOFS, {"now": now})
+            if not 0 <= now - self._cleared < CLEAR_EVERY_S:
+                c.execute(_OLD_PROOFS, {"now": now})
+                self._cleared = now
             new = _NEW_PROOF[self.is_sqlite]
             proof = {"executor_id": executor, "jti": jti, "expires": expires}
             return c.execute(new, proof).first() is not None
