@@ -199,12 +199,14 @@ def git_access(sender: Sender, name: str, header: str) -> Access | None:
 # --- the process --------------------------------------------------------------------------------------
 
 
-def run_sender(settings: SenderSettings) -> None:
+def run_sender(settings: SenderSettings, *, login_link: bool = False) -> None:
     """Run a sender until SIGTERM or SIGINT, and end with exit code 0.
 
     Raises:
         SettingsError: the address or the database cannot be used. Conflict: a sender runs here already.
     """
+    `login_link` has it print a link for the first admin even where people have passwords.
+
     serve.log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, serve.leave)
@@ -219,7 +221,7 @@ def run_sender(settings: SenderSettings) -> None:
         about = settings.data_dir / "sender.json"
 
         def listening() -> None:
-            serve.welcome(sender)
+            serve.welcome(sender, login_link=login_link)
             serve.announce(about, sender)
 
         server = serve.make_server(make_app(sender), sender, listening)

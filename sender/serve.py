@@ -129,10 +129,10 @@ def announce(path: Path, sender: Sender) -> None:
     aside.replace(path)
 
 
-def welcome(sender: Sender) -> None:
+def welcome(sender: Sender, *, login_link: bool = False) -> None:
     """Let this machine's commands in, at the first start with a new token, and a browser by a link."""
     remark = let_in(sender)
-    if sender.people.has_passwords():
+    if sender.people.has_passwords() and not login_link:
         pages = f"  its pages: {sender.base_url}/login; `trainforge user link NAME` lets somebody in once\n"
     else:
         link = sender.people.new_link(sender.now())

@@ -33,7 +33,8 @@ def sender() -> None:
 @click.option("--host", help="Address to listen on; 0.0.0.0 for all.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8420]")
 @click.option("--public-url", help="Where others reach it, if not at host and port.")
-def start(config: Path | None, **options: Any) -> None:
+@click.option("--login-link", is_flag=True, help="Print a link for the first admin, passwords or not.")
+def start(config: Path | None, login_link: bool, **options: Any) -> None:
     """Run the sender in the foreground until Ctrl-C; safe to kill and start again at any time.
 
     Every setting can be given in the file or as TRAINFORGE_SENDER_... too. At its first start it makes a
@@ -42,7 +43,8 @@ def start(config: Path | None, **options: Any) -> None:
     from trainforge.config.settings import SenderSettings
     from trainforge.sender.app import run_sender
 
-    run_sender(SenderSettings.load(settings_file(config, "sender.yaml"), **given(options)))
+    settings = SenderSettings.load(settings_file(config, "sender.yaml"), **given(options))
+    run_sender(settings, login_link=login_link)
 
 
 def settings_file(named: Path | None, usual: str) -> Path | None:
