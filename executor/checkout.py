@@ -13,6 +13,7 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential, RunOrder
 from trainforge.executor.commands import Setup
 from trainforge.hooks import git
+from trainforge.hooks.reachable import Remote, check_reachable, is_known
 
 MANIFEST_LIMIT = 64 * 1024
 RETRY_S = (1, 2, 5, 10, 20, 30)
@@ -68,18 +69,15 @@ def _failed(error: git.GitError | git.AddressRefused) -> NodeFailed:
 def _fetch_once(mirror: Path, order: RunOrder, credential: Credential, *, allow_file: bool) -> None:
     git.init_bare(mirror)
     failpoint("24.executor.fetch")
-    if git.has_commit(mirror, order.commit):
+    if is_known(mirror, order.commit):
         return
-    ref = order.ref if order.ref.startswith("refs/") else ""
-    git.fetch_commit(
-        mirror,
-        order.repository.url,
-        order.commit,
-        ref=ref,
-        credential=credential(),
-        allow_file=allow_file,
-        timeout=FETCH_TIMEOUT_S,
+    remote = Remote(
+        order.repository.url, credential=credential(), allow_file=allow_file, timeout=FETCH_TIMEOUT_S
     )
+    ref = order.ref if order.ref.startswith("refs/") else ""
+    if not git.has_commit(mirror, order.commit):
+        git.fetch_commit(mirror, order.repository.url, order.commit, ref=ref, **remote.options)
+    check_reachable(mirror, remote, order.commit, ref=ref)
 
 
 def _pause(setup: Setup, seconds: float, reason: str) -> None:

@@ -118,7 +118,9 @@ def ls_remote(
     remote = validate_url(url, allow_file=allow_file)
     if remote.local:  # read where it lies: one process instead of three
         out = run(
-            ["for-each-ref", _REF_LINES, "refs/heads", "refs/tags"], git_dir=_git_dir(remote), timeout=timeout
+            ["for-each-ref", _REF_LINES, "refs/heads", "refs/tags"],
+            git_dir=local_git_dir(remote),
+            timeout=timeout,
         )
     else:
         args = ["ls-remote", "--quiet", "--", remote.text, "refs/heads/*", "refs/tags/*"]
@@ -131,7 +133,8 @@ def ls_remote(
     return refs
 
 
-def _git_dir(remote: GitUrl) -> Path:
+def local_git_dir(remote: GitUrl) -> Path:
+    """Where the objects of a repository on this disk are."""
     path = Path(remote.path)
     return path / ".git" if (path / ".git").is_dir() else path
 
@@ -151,7 +154,7 @@ def default_branch(
     """The full name of the branch that the remote's HEAD names; empty if it names none."""
     remote = validate_url(url, allow_file=allow_file)
     if remote.local:
-        name = (_git_dir(remote) / "HEAD").read_text("utf-8", "replace").partition("ref: ")[2].strip()
+        name = (local_git_dir(remote) / "HEAD").read_text("utf-8", "replace").partition("ref: ")[2].strip()
     else:
         args = ["ls-remote", "--quiet", "--symref", "--", remote.text, "HEAD"]
         out = run(args, remote=remote, credential=credential, timeout=timeout).decode("utf-8", "replace")

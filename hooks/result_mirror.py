@@ -20,8 +20,9 @@ from trainforge.hooks.addresses import GitUrl, validate_commit, validate_folder
 from trainforge.hooks.git import init_bare, locked
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitError, GitNotFound, feed, run
+from trainforge.hooks.triggers import OWN_ADDRESS
 
-AUTHOR = "TrainForge <trainforge@users.noreply.invalid>"
+AUTHOR = f"TrainForge <{OWN_ADDRESS}>"
 CHUNK = 1 << 20
 # Weights do not compress, and delta search over them costs the server dearly at every later clone.
 _PACKING = {

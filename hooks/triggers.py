@@ -20,6 +20,7 @@ MANIFEST = "trainforge.yaml"
 RESULTS_BRANCH = "trainforge-results"
 EXECUTORS_BRANCH = "trainforge-executors"
 SUBMIT_BRANCHES = "trainforge/submit/"
+OWN_ADDRESS = "trainforge@users.noreply.invalid"  # the author of what TrainForge commits
 SKIP = re.compile(r"\[(?:skip train|train skip|no train)\]", re.IGNORECASE)
 
 
@@ -78,12 +79,16 @@ def ignored_ref(ref: str, results_branches: Iterable[str] = (RESULTS_BRANCH,)) -
     return ""
 
 
-def never_trigger(change: RefChange, message: str = "", results_branches: Iterable[str] = ()) -> str:
+def never_trigger(
+    change: RefChange, message: str = "", results_branches: Iterable[str] = (), author: str = ""
+) -> str:
     """Why this change is no trigger whatever its files are, or an empty string: then compare trees."""
     if reason := ignored_ref(change.ref, results_branches):
         return reason
     if change.new is None:
         return "the branch was deleted" if change.branch is not None else "the tag was deleted"
+    if author == OWN_ADDRESS:
+        return "TrainForge made this commit itself"
     if marker := SKIP.search(message):
         return f"the commit message says {marker[0]}"
     return ""
@@ -94,6 +99,7 @@ def decide(
     changed: Sequence[tuple[str, str]],
     *,
     message: str = "",
+    author: str = "",
     manifests: Sequence[str] = (),
     rules: Mapping[str, Push] | None = None,
     results_branches: Iterable[str] = (RESULTS_BRANCH,),
@@ -103,9 +109,9 @@ def decide(
     `changed` are `(status, path)` between the trees (of a new branch, from its merge base; of a tag, from
     nothing), `manifests` all manifests at the new commit, `rules` the `on.push` of those that have one;
     a manifest that cannot be read has none and is triggered by its own change alone. `message`
-    is the new commit's.
+    and the address of its `author` are the new commit's.
     """
-    if reason := never_trigger(change, message, results_branches):
+    if reason := never_trigger(change, message, results_branches, author):
         return Decision(reason=reason)
     touched = {path: status for status, path in changed}
     present = {path for path in {*manifests, *filter(is_manifest, touched)} if touched.get(path) != "D"}

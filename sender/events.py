@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from trainforge.hooks.gitread import (
     tree_diff,
 )
 from trainforge.hooks.gitrun import GitNotFound, run
+from trainforge.hooks.reachable import Remote, check_reachable, contains
 from trainforge.hooks.triggers import RefChange
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
@@ -36,6 +38,7 @@ from trainforge.sender.registry import choose_executors
 from trainforge.sender.store_events import NewEvent, NewJob, PushedJob, Repo
 from trainforge.sender.text import plain
 
+log = logging.getLogger(__name__)
 MAX_LINES = 20
 MAX_PROBLEMS, MAX_TEXT = 5, 300  # of a manifest, and characters of each
 RECENT_S = 5.0
@@ -169,6 +172,7 @@ def _handle_change(  # noqa: PLR0917
         change,
         place.changed(change, handled),
         message=info.message,
+        author=info.email,
         manifests=[file.path for file in files],
         rules={file.path: file.manifest.on.push for file in files if file.manifest is not None},
         results_branches=results | {_results_branch(file) for file in files},
@@ -184,6 +188,10 @@ def _handle_change(  # noqa: PLR0917
     if _rewritten(place, change, info.parents):
         failpoint("10.sender.forced")
         reason = "; ".join(filter(None, ["the branch was rewritten (forced push)", reason]))
+    if jobs and (words := _too_often(sender, repo)):
+        log.warning("%s: %s", repo.name, words)
+        jobs, reason = [], words
+        decision = replace(decision, reason=words)
     event = NewEvent(**base, decision="job" if jobs else "ignored", reason=reason)
     if any(job.problems for job in jobs):
         failpoint("15.sender.manifest_refused")
@@ -197,6 +205,14 @@ def _handle_change(  # noqa: PLR0917
         PushedJob(job.id, job.project, job.manifest_path, cell_name(job.cell), job.problems) for job in jobs
     ]
     return _lines(decision.reason, told)
+
+
+def _too_often(sender: Sender, repo: Repo) -> str:
+    """Why a push leads to no job, where so many others did that something may be going round in circles."""
+    most = sender.settings.triggers_per_hour
+    if sender.store.count_triggers(repo.id, sender.now() - 3600) < most:
+        return ""
+    return f"{most} pushes to this repository led to jobs within the hour (the sender's triggers_per_hour)"
 
 
 def _lines(reason: str, jobs: Sequence[PushedJob]) -> list[str]:
@@ -317,12 +333,12 @@ def draft_jobs(
     place = place_of(sender, repo)
     chosen = choose_executors(sender, executors)
     if place.builtin:
-        if not has_commit(place.mirror, commit):
-            raise NotFound(f"{repo.name} has no commit {commit}", hint="push it first")
+        if not contains(place.mirror, commit):
+            raise NotFound(f"{repo.name} has no commit {commit} on a branch or tag", hint="push it first")
     else:
-        git.fetch_commit(
-            place.mirror, place.url, commit, ref=ref, credential=place.credential, allow_file=place.local
-        )
+        remote = Remote(place.url, credential=place.credential, allow_file=place.local)
+        git.fetch_commit(place.mirror, place.url, commit, ref=ref, **remote.options)
+        check_reachable(place.mirror, remote, commit, ref=ref)
     with ObjectReader(place.mirror) as reader:
         info = reader.commit(commit)
         file = read_manifest(reader, commit, manifest_path)

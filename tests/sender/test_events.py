@@ -283,3 +283,48 @@ def test_what_the_group_and_the_matrix_hold_against_a_job(desk: Desk, project: P
     assert store.facts(first)[0].company.newer == f"job {newer[:8]} (lr=0.01, depth=2)"
     store.request_stop(newer, "stopped", "", 1.0)
     assert store.facts(first)[0].company.newer == ""
+
+
+# --- loops, and commits that are nobody's ----------------------------------------------------------------
+
+
+def test_a_commit_on_no_branch_is_not_trained(desk: Desk, project: Project) -> None:
+    commit = project.commit({"trainforge.yaml": MANIFEST + "seed: 8\n"})
+    project.git("push", "--quiet", "origin", "HEAD:refs/heads/passing")
+    project.git("push", "--quiet", "origin", ":refs/heads/passing")
+    before = desk.jobs()
+    with pytest.raises(NotFound, match="on a branch or tag"):
+        events.request_job(desk.sender, "digits", commit, ref="refs/heads/main")
+    assert desk.jobs() == before
+
+
+def test_results_and_own_commits_start_nothing(desk: Desk, project: Project) -> None:
+    before = desk.jobs()
+    project.git("config", "user.email", "trainforge@users.noreply.invalid")
+    own = {"GIT_AUTHOR_EMAIL": "trainforge@users.noreply.invalid"}
+    for number in range(24):
+        (project.path / "trainforge.yaml").write_text(f"{MANIFEST}seed: {number}\n")
+        project.git("commit", "--quiet", "-am", "Result", **own)
+        branch = ("trainforge-results", "trainforge-executors", "main")[number % 3]
+        project.git("push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{branch}")
+        if number % 3 == 2:
+            desk.announce()
+    assert desk.jobs() == before
+    assert reasons(desk)[-1] == "TrainForge made this commit itself"
+
+
+def test_a_repository_that_goes_round_in_circles_is_stopped(tmp_path: Path) -> None:
+    sender = make_sender(tmp_path, triggers_per_hour=3)
+    desk = Desk(sender, "")
+    project = desk.add_project(tmp_path)
+    desk.announce()
+    for number in range(5):
+        project.commit({"trainforge.yaml": MANIFEST + f"seed: {number}\n"})
+        push(project)
+        said = desk.announce()
+    assert len(desk.jobs()) == 3
+    assert "3 pushes to this repository led to jobs within the hour" in reasons(desk)[-1]
+    assert "no job: 3 pushes" in said[0]
+    commit = project.git("rev-parse", "HEAD").stdout.strip()
+    assert events.request_job(sender, "digits", commit, ref="refs/heads/main")  # who asks by hand gets it
+    sender.store.close()
