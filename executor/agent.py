@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from trainforge.config import disk
+from trainforge.config import discreet, disk
 from trainforge.config.errors import (
     Conflict,
     Forbidden,
@@ -27,6 +27,7 @@ from trainforge.config.errors import (
 )
 from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import FencingToken, GitCredential, Heartbeat, NodeKey, RunOrder, StopOrder
+from trainforge.config.redact import Redactor
 from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import write_private
@@ -185,6 +186,7 @@ class Agent:
             if thread.name != "claims":  # a claim may wait at the sender for a while yet
                 thread.join(5)
         self.link.close()
+        discreet.forget(self)
 
     def _stop_jobs(self, patience: float) -> None:
         for node in list(self.nodes.values()):

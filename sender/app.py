@@ -19,8 +19,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from trainforge import __version__
+from trainforge.config import discreet
 from trainforge.config.errors import Forbidden, TrainForgeError
 from trainforge.config.failpoints import failpoint
+from trainforge.config.redact import Redactor
 from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import digest_secret
 from trainforge.hooks.git_http import Access, GitHttpApp
@@ -66,6 +68,7 @@ def open_sender(settings: SenderSettings) -> Sender:
     sender = Sender(settings, store, keys, People(store), Queries(store))
     sender.queries.online_for = online_for(sender)
     sender.people.ensure_admin(sender.now())
+    discreet.learn(sender, Redactor([*settings.webhook_secrets, settings.git_token.get_secret_value()]))
     return sender
 
 
