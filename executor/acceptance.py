@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainforge.config.errors import Conflict, Forbidden, NodeFailed, NotFound
+from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import NodeKey, RunOrder
 from trainforge.config.policy import Asked, Policy, asked_of, refusal
@@ -84,6 +85,7 @@ class Acceptance:
             setup.check()
             _ask_on_the_terminal(folder, until, setup)
         if said != "accept":
+            failpoint("19.executor.refuses")
             why = (
                 "its owner rejected it" if said else f"its owner did not accept it within {self.timeout:g} s"
             )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainforge.config.errors import SettingsError
+from trainforge.config.failpoints import failpoint
 from trainforge.config.settings_load import write_private
 from trainforge.config.trust import SigningKey, sign_introduction, thumbprint
 
@@ -90,6 +91,7 @@ def rotate(sender: Sender, actor: str, *, overlap: float) -> None:
         (folder / PREVIOUS).unlink(missing_ok=True)
     write_private(folder / ABOUT, {"id": keys.id, "until": until})
     new.save(folder / CURRENT)
+    failpoint("47.sender.rotated")
     keys.previous, keys.until, keys.current = (old if overlap > 0 else None), until, new
     detail = {"fingerprint": new.id, "before": old.id, "until": until}
     sender.store.audit(actor, "sender.key_changed", keys.id, detail, now=now)
