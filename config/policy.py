@@ -31,7 +31,7 @@ def _size(value: Any) -> Any:
 
 
 Pattern = Annotated[str, Field(min_length=1, max_length=2048)]
-Patterns = Annotated[list[Pattern] | None, Field(max_length=200)]
+Patterns = Annotated[list[Pattern], Field(max_length=200)] | None
 
 
 class Policy(BaseModel):
@@ -45,11 +45,11 @@ class Policy(BaseModel):
     images: Patterns = None  # a job without an image is held to `native`
     native: bool = True  # whether jobs may train outside of a container
     network: Literal["full", "none"] = "full"  # `none`: only jobs that ask for none
-    max_time: Annotated[float | None, BeforeValidator(_duration), Field(gt=0)] = None
-    max_memory: Annotated[int | None, BeforeValidator(_size), Field(gt=0)] = None
-    max_gpus: Annotated[int | None, Field(ge=0)] = None
-    max_cpus: Annotated[float | None, Field(gt=0)] = None
-    max_nodes: Annotated[int | None, Field(ge=1)] = None
+    max_time: Annotated[float, BeforeValidator(_duration), Field(gt=0)] | None = None
+    max_memory: Annotated[int, BeforeValidator(_size), Field(gt=0)] | None = None
+    max_gpus: Annotated[int, Field(ge=0)] | None = None
+    max_cpus: Annotated[float, Field(gt=0)] | None = None
+    max_nodes: Annotated[int, Field(ge=1)] | None = None
 
     file: str = Field(default="", max_length=4096)
     lines: dict[str, int] = {}

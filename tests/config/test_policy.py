@@ -95,6 +95,8 @@ def test_it_travels_with_the_capabilities(policy: Policy) -> None:
     has = Capabilities(hostname="x", cpu_count=1, memory_bytes=1, disk_free_bytes=1, policy=policy)
     there = Capabilities.model_validate_json(has.model_dump_json()).policy
     assert there == policy
+    for one in (Policy(), Policy(max_gpus=0), Policy(max_time=60.0)):
+        assert Policy.model_validate_json(one.model_dump_json()) == one
     assert there is not None
     assert "(policy.yaml:8: max_gpus)" in refusal(there, asked(gpus=9))
 

@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from support.core import Core, PlayedExecutor, journal_batch, serving
+from support.core import MACHINE, Core, PlayedExecutor, journal_batch, serving
 from support.waiting import wait_for
-from trainforge.config.messages import Order
+from trainforge.config.errors import NotTrusted
+from trainforge.config.messages import Heartbeat, HeartbeatReply, Load, Order
 from trainforge.config.trust import SigningKey, sign_request, verify_order, verify_request
 
 
@@ -32,6 +33,7 @@ class Inbox:
         self.orders: list[Order] = []
         self.statuses: list[int] = []
         self.proofs = 0
+        self.ahead = 0.0  # seconds of its clock
         self.records: list[tuple[str, dict[str, Any]]] = []
         routes = [
             Route("/v1/orders", self.take, methods=["POST"]),
@@ -43,13 +45,16 @@ class Inbox:
     async def take(self, request: Request) -> Response:
         assert request.headers["content-type"] == "application/jose"
         sender = self.executor.core.sender
-        order = verify_order(
-            (await request.body()).decode(),
-            sender=sender.id,
-            keys={sender.key.id: sender.key.public},
-            executor=self.executor.id,
-            now=sender.now(),
-        )
+        try:
+            order = verify_order(
+                (await request.body()).decode(),
+                sender=sender.id,
+                keys={sender.key.id: sender.key.public},
+                executor=self.executor.id,
+                now=sender.now() + self.ahead,
+            )
+        except NotTrusted as error:
+            return JSONResponse({"detail": error.message, "code": error.code}, error.status)
         if self.statuses:
             return JSONResponse({"detail": "not this repository"}, self.statuses.pop(0))
         self.orders.append(order)
@@ -183,3 +188,60 @@ def test_a_journal_that_does_not_come_is_fetched(tmp_path: Path) -> None:
             wait_for("publish order", lambda: len(inbox.orders) == 2, 10)
             assert inbox.orders[1].body.kind == "publish"
             assert core.sender.store.logs_of(job, 1) == {"rank0.log": "far away\n"}
+
+
+# --- whose address it is ---------------------------------------------------------------------------------
+
+
+def test_a_tunnel_name_that_is_let_to_somebody_else_gets_nothing(core: Core, tmp_path: Path) -> None:
+    """Between two orders the address becomes a stranger's, who answers everything in every way."""
+    executor = core.executor("alpha")
+    with listening(Inbox(executor)) as inbox:
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+        job = core.push_job(tmp_path)
+        core.wait_state(job, "running")
+        run = inbox.orders[0]
+        stranger = SigningKey.generate()
+        inbox.key, inbox.statuses = stranger, [404, 401, 200, 202, 409] * 20
+        executor.journal(run.node, ("ended", {"exit_code": 0}))
+        wait_for("being asked who it is", lambda: inbox.proofs >= 2, 20)
+        assert [order.body.kind for order in inbox.orders] == ["run"]
+        assert core.job(job)["state"] == "running", "a stranger's refusal does not count"
+        inbox.key, inbox.statuses = executor.key, []
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=2)
+        wait_for("publish order", lambda: len(inbox.orders) == 2, 40)
+
+
+def test_the_same_number_does_not_move_an_endpoint(core: Core) -> None:
+    executor = core.executor("alpha")
+    executor.heartbeat(endpoint="http://127.0.0.1:9/one", endpoint_seq=2)
+    executor.heartbeat(endpoint="http://127.0.0.1:9/other", endpoint_seq=2)
+    assert core.sender.store.member(executor.id).endpoint == "http://127.0.0.1:9/one"  # type: ignore[union-attr]
+    executor.heartbeat()  # it asks for work itself now
+    assert core.sender.store.member(executor.id).endpoint == ""  # type: ignore[union-attr]
+    executor.heartbeat(endpoint="http://127.0.0.1:9/one", endpoint_seq=2)
+    assert core.sender.store.member(executor.id).endpoint == "http://127.0.0.1:9/one"  # type: ignore[union-attr]
+
+
+def test_a_private_address_is_not_asked_unless_that_is_allowed(tmp_path: Path) -> None:
+    with serving(tmp_path, allow_private_endpoints=False) as core:
+        executor = core.executor("alpha")
+        with listening(Inbox(executor)) as inbox:
+            beat = Heartbeat(capabilities=MACHINE, load=Load(), endpoint=inbox.url, endpoint_seq=1)
+            reply = HeartbeatReply.model_validate(executor.send("POST", "/v1/heartbeat", beat))
+            assert "allow_private_endpoints" in reply.notices[0]
+            job = core.push_job(tmp_path)
+            executor.take("run")  # asking for work is a way still
+            core.wait_state(job, "running")
+            assert (inbox.proofs, inbox.orders) == (0, [])
+
+
+def test_an_executor_whose_clock_is_off_says_so_in_seconds(core: Core, tmp_path: Path) -> None:
+    """Pushed orders have no challenge: the executor's refusal, and with it the job's reason, tells why."""
+    executor = core.executor("alpha")
+    with listening(Inbox(executor)) as inbox:
+        inbox.ahead = 7200
+        executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+        job = core.push_job(tmp_path)
+        row = core.wait_state(job, "failed")
+    assert "the signed message expired 69" in row["reason"]

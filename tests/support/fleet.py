@@ -120,6 +120,7 @@ class Fleet:
             "port": port,
             "heartbeat_every": 1,
             "poll_interval": 1,
+            "allow_private_endpoints": True,  # push executors of the tests are on this machine
         }
         self._start("sender", "sender", "start", settings=defaults | settings)
         about = wait_for("sender", lambda: self._sender_file(data), 30, self.logs)

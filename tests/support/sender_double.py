@@ -64,6 +64,7 @@ class SenderDouble:
         self.executors: dict[str, dict[str, str]] = {}
         self.nodes: dict[m.NodeKey, NodeState] = {}
         self.unknown: set[m.NodeKey] = set()
+        self.refused: dict[str, str] = {}  # orders, and the executors' words
         self.heartbeats: list[m.Heartbeat] = []
         self.lock = threading.Condition(threading.RLock())
         self.created = 1_760_000_000.0
@@ -165,7 +166,8 @@ class SenderDouble:
     def _claim(self, executor: str, claim: m.Claim) -> dict[str, Any]:
         for node in self.nodes.values():
             if node.executor == executor:
-                node.accepted |= set(claim.accepted)
+                node.accepted |= set(claim.accepted) | set(claim.refused)
+        self.refused |= claim.refused
         end = time.monotonic() + min(claim.wait_s, 1.0)
         while not (waiting := self._waiting(executor)) and time.monotonic() < end:
             self.lock.wait(end - time.monotonic())
