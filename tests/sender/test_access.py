@@ -83,8 +83,11 @@ def _walk(routes: list[BaseRoute], prefix: str = "") -> Iterator[str]:
 
 def _path(row: str) -> str:
     """A path of that form which names nothing there is."""
+    given = {"job": "a" * 26}
     return re.sub(
-        r"\{(\w+)(:\w+)?\}", lambda name: "1" if name[2] == ":int" else "nothing", row.split(" ")[1]
+        r"\{(\w+)(:\w+)?\}",
+        lambda name: "1" if name[2] == ":int" else given.get(name[1], "nothing"),
+        row.split(" ")[1],
     )
 
 

@@ -362,4 +362,4 @@ def test_an_unknown_account_takes_as_long_as_a_known_one(people: Web) -> None:
         return known, unknown
 
     known, unknown = asyncio.run(compare())
-    assert 0.6 < min(unknown) / min(known) < 1.6
+    assert 0.4 < min(unknown) / min(known) < 2.5  # without a hash it would be a hundredth
