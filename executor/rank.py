@@ -54,15 +54,6 @@ def main(argv: list[str]) -> None:
         raise SystemExit(127) from None
 
 
-def _announce(streams: str, rank: int) -> None:
-    """Make the pipes that lead through `masking.py` to this rank's logs, and have them opened."""
-    for stream in ("stdout", "stderr"):
-        if not os.path.exists(f"{streams}/{rank}.{stream}"):  # noqa: PTH110
-            os.mkfifo(f"{streams}/{rank}.{stream}", 0o600)
-    with open(f"{streams}/register", "w") as file:  # noqa: PTH123
-        file.write(f"{rank}\n")
-
-
 def _earlier(note: str) -> int:
     """The number of this process's last restart; -1 before its first start."""
     try:
@@ -70,6 +61,15 @@ def _earlier(note: str) -> int:
             return int(file.read().rpartition(":")[2].rstrip("}\n"))
     except FileNotFoundError:
         return -1
+
+
+def _announce(streams: str, rank: int) -> None:
+    """Make the pipes that lead through `masking.py` to this rank's logs, and have them opened."""
+    for stream in ("stdout", "stderr"):
+        if not os.path.exists(f"{streams}/{rank}.{stream}"):  # noqa: PTH110
+            os.mkfifo(f"{streams}/{rank}.{stream}", 0o600)
+    with open(f"{streams}/register", "w") as file:  # noqa: PTH123
+        file.write(f"{rank}\n")
 
 
 if __name__ == "__main__":
