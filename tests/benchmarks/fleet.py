@@ -4,10 +4,11 @@
 
 The sender is the real program; the executors are simulated in this process, each with its own key, and
 speak the real protocol over loopback: signed heartbeats, long polls, journals, and results committed to
-the built-in repository, by one writer for all of them. It ends when all jobs have ended, or after so many
-seconds. Printed: jobs queued and ended per second, how late heartbeats were answered beside a bare request
-to /health at the same moment, the sender's processor time and memory, and what must be nothing: jobs
-placed twice, failed or lost, and errors.
+the built-in repository, by one writer for all of them. They come within ten seconds, and a job trains for
+0 to 300 seconds. It ends when all jobs have ended, or after so many seconds. Printed: jobs queued and
+ended per second, how late heartbeats were answered beside a bare request to /health at the same moment,
+the sender's processor time and memory, and what must be nothing: jobs placed twice, failed or lost, and
+errors. 10,000 jobs are queued in three minutes or more.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import sqlite3
 import statistics
 import subprocess
@@ -54,8 +56,9 @@ HEARTBEAT_S = 10.0
 class Run:
     """What is counted while the fleet runs."""
 
-    def __init__(self, url: str, token: str, folder: Path, jobs: int) -> None:
-        self.url, self.token, self.folder, self.jobs = url, token, folder, jobs
+    def __init__(self, url: str, token: str, folder: Path, options: argparse.Namespace) -> None:
+        self.url, self.token, self.folder = url, token, folder
+        self.jobs, self.longest = options.jobs, options.longest
         self.client = httpx2.AsyncClient(
             base_url=url,
             timeout=60,
@@ -80,7 +83,7 @@ class Run:
 
 
 class Simulated:
-    """One executor: takes jobs of no duration, reports them, and commits their results."""
+    """One executor: takes jobs, lets some time pass, reports them, and commits their results."""
 
     def __init__(self, run: Run, number: int) -> None:
         self.run, self.name = run, f"box-{number:04}"
@@ -89,6 +92,7 @@ class Simulated:
         self.nodes: dict[str, NodeKey] = {}
         self.written: dict[str, int] = {}
         self.runs: dict[str, Order] = {}
+        self.training: set[asyncio.Task[None]] = set()
 
     async def send(self, method: str, path: str, message: Any = None) -> Any:
         body = (
@@ -113,6 +117,7 @@ class Simulated:
         self.run.sender_key = (await self.send("POST", "/v1/join", wish))["sender_key"]
 
     async def beat(self) -> None:
+        await self.arrive()
         while not self.run.over.is_set():
             began = time.monotonic()
             said = Heartbeat(capabilities=MACHINE, load=Load(), nodes=list(self.nodes.values()))
@@ -123,7 +128,12 @@ class Simulated:
                 self.run.errors[f"heartbeat: {type(error).__name__}"] += 1
             await _pause(self.run.over, HEARTBEAT_S)
 
+    async def arrive(self) -> None:
+        """Machines are not all switched on in the same second."""
+        await _pause(self.run.over, random.uniform(0, HEARTBEAT_S))  # noqa: S311
+
     async def work(self) -> None:
+        await self.arrive()
         accepted: list[str] = []
         while not self.run.over.is_set():
             claim = Claim(challenge=CHALLENGE, wait_s=20, accepted=accepted)
@@ -151,12 +161,22 @@ class Simulated:
             self.nodes[str(node)], self.runs[str(node)] = node, order
             self.written[str(node)] = 0
             started = {"argv": ["python"], "processes": 1, "pid": 1}
-            log = {"rank": 0, "text": "trained\n"}
-            await self.journal(order, ("started", started), ("log", log), ("ended", {"exit_code": 0}))
+            await self.journal(order, ("started", started))
+            task = asyncio.create_task(self.train(order))
+            self.training.add(task)
+            task.add_done_callback(self.training.discard)
         elif kind == "publish":
             await self.publish(order)
         elif kind == "forget":
             self.nodes.pop(str(node), None)
+
+    async def train(self, order: Order) -> None:
+        await _pause(self.run.over, random.uniform(0, self.run.longest))  # noqa: S311
+        log = {"rank": 0, "text": "trained\n"}
+        try:
+            await self.journal(order, ("log", log), ("ended", {"exit_code": 0}))
+        except httpx2.HTTPError as error:
+            self.run.errors[f"journal: {type(error).__name__} {str(error)[:60]}"] += 1
 
     async def publish(self, order: Order) -> None:
         node, run = order.node, self.runs[str(order.node)].body
@@ -244,7 +264,7 @@ async def _in_turn(tasks: list[Any], side_by_side: int) -> None:
 async def measure(options: argparse.Namespace, folder: Path, sender: subprocess.Popen[bytes]) -> bool:
     about = json.loads((folder / "sender" / "sender.json").read_text())
     token = json.loads((folder / "home" / "trainforge" / "client.json").read_text())["token"]
-    run = Run(about["url"].rstrip("/"), token, folder, options.jobs)
+    run = Run(about["url"].rstrip("/"), token, folder, options)
     run.sender = (await run.client.get("/health")).json()["sender"]
     commit = _push(folder, run)
     began = time.monotonic()
@@ -262,7 +282,9 @@ async def measure(options: argparse.Namespace, folder: Path, sender: subprocess.
     seconds, computed = time.monotonic() - began, _computed(process) - computed
     memory = process.memory_info().rss / 2**20
     run.over.set()
-    await asyncio.gather(*loops, return_exceptions=True)
+    for ended in await asyncio.gather(*loops, return_exceptions=True):
+        if isinstance(ended, Exception):
+            run.errors[f"{type(ended).__name__}: {str(ended)[:60]}"] += 1
     writer.cancel()
     run.states = await _count_states(run, folder)
     print(f"queued {options.jobs} jobs at {options.jobs / queued:.0f}/s")
@@ -339,7 +361,8 @@ def main() -> int:
     )
     parser.add_argument("--executors", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--longest", type=float, default=300, help="seconds that a job trains at most")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="trainforge-fleet-") as name:
         folder = Path(name)
