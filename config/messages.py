@@ -398,6 +398,7 @@ class HeartbeatReply(Message):
     """
 
     unknown: list[NodeKey] = []
+    missing: list[NodeKey] = []  # whose published results are not on the remote any more
     lease_ttl: float
     notices: list[str] = []  # what the machine's owner should be told
     pending: bool = False

@@ -76,6 +76,7 @@ class JobDetail(JobSummary):
     result_branch: str = ""
     result_path: str = ""
     result_commit: str = ""
+    result_missing: float | None = None  # since when its result is not on the remote any more
     timeline: list[dict[str, Any]] = []
     artifacts: list[dict[str, Any]] = []
     notices: list[str] = []

@@ -38,6 +38,7 @@ from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
 from trainforge.executor.orders import OrderBook
+from trainforge.executor.restoring import Restoring
 from trainforge.executor.spool import Spool
 from trainforge.executor.standing import Standing
 from trainforge.executor.status import CONNECTION, local_status
@@ -80,6 +81,7 @@ class Agent:
         self._closing = threading.Event()
         self._beat = threading.Event()
         self._said = threading.Event()
+        self._restoring = Restoring(self)
         self._threads: list[threading.Thread] = []
 
     # --- what nodes need (node.Services) ---------------------------------------------------------------
@@ -315,6 +317,7 @@ class Agent:
                 level = logging.WARNING if node.active else logging.DEBUG
                 log.log(level, "%s: the sender no longer knows it", told(key))
                 node.abandon()
+        self._restoring.begin(reply.missing)
 
     def _end_removed(self) -> None:
         """The sender counts every node here as lost: end them, and let the program end."""

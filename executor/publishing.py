@@ -186,6 +186,10 @@ class Publishing:
             if over():
                 return
 
+    def again(self) -> Published:
+        """Publish once more what lies in the spool. Raises TrainForgeError when that cannot be done now."""
+        return self._once(Gathered.model_validate_json((self.folder / COLLECTED).read_bytes()))
+
     def _waits(self, number: int, reason: str, *, news: bool) -> float:
         """Say why the result waits; gives for how long."""
         pause = min(60.0, 2.0 ** min(number, 6)) * random.uniform(0.7, 1.3)  # noqa: S311 - jitter

@@ -169,6 +169,37 @@ def find_result(
     return (tip, data) if tip and data is not None else None
 
 
+def present_results(
+    mirror: Path,
+    url: str,
+    branch: str,
+    folders: Sequence[str],
+    *,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> set[str]:
+    """Of these folders, those that the remote's branch has a result in now."""
+    target = ResultMirror(
+        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
+    )
+    tip = target.fetch_tip()
+    return _holding_results(mirror, tip, folders) if tip else set()
+
+
+def present_local_results(repo: Path, branch: str, folders: Sequence[str]) -> set[str]:
+    """The same in a repository on this disk."""
+    name = f"refs/heads/{validate_branch(branch)}"
+    tip = run(["for-each-ref", "--format=%(objectname)", "--", name], git_dir=repo).decode().strip()
+    return _holding_results(repo, tip, folders) if tip else set()
+
+
+def _holding_results(repo: Path, tip: str, folders: Sequence[str]) -> set[str]:
+    records = [f"{validate_folder(folder)}/{RECORD}" for folder in folders]
+    args = ["--literal-pathspecs", "ls-tree", "-r", "--name-only", "--full-tree", tip, "--", *records]
+    found = run(args, git_dir=repo).decode("utf-8", "replace").splitlines()
+    return {path.removesuffix(f"/{RECORD}") for path in found}
+
+
 def find_local_result(repo: Path, branch: str, folder: str) -> tuple[str, bytes] | None:
     """The same in a repository on this disk, such as the built-in server's."""
     name = f"refs/heads/{validate_branch(branch)}"

@@ -33,6 +33,7 @@ from trainforge.sender import (
     api,
     compat,
     executor_api,
+    missing,
     pages,
     people_api,
     registry,
@@ -139,6 +140,7 @@ LOOPS: dict[str, Loop] = {
     "poll": watching.poll,
     "watch": watching.watch_local,
     "schedule": schedules.run,
+    "results": missing.run,
     "visitors": registry.send_visitors_off,
 }
 
@@ -205,11 +207,11 @@ def git_access(sender: Sender, name: str, header: str) -> Access | None:
 def run_sender(settings: SenderSettings, *, login_link: bool = False) -> None:
     """Run a sender until SIGTERM or SIGINT, and end with exit code 0.
 
+    `login_link` has it print a link for the first admin even where people have passwords.
+
     Raises:
         SettingsError: the address or the database cannot be used. Conflict: a sender runs here already.
     """
-    `login_link` has it print a link for the first admin even where people have passwords.
-
     serve.log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, serve.leave)

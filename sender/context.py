@@ -56,6 +56,8 @@ class Sender:
     line: Callable[[], Line] = Line  # the jobs that wait for machines now
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     disk: Disk = field(init=False)
+    # Results branches that others than our executors may have moved: repository id and branch.
+    moved: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.data_dir, self.settings.disk_low)

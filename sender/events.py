@@ -33,7 +33,7 @@ from trainforge.hooks.reachable import Remote, check_reachable, contains
 from trainforge.hooks.triggers import RefChange
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
-from trainforge.sender.notify import EVENTS, JOBS
+from trainforge.sender.notify import EVENTS, JOBS, RESULTS
 from trainforge.sender.registry import choose_executors
 from trainforge.sender.store_events import NewEvent, NewJob, PushedJob, Repo
 from trainforge.sender.text import plain
@@ -160,6 +160,10 @@ def _handle_change(  # noqa: PLR0917
     base |= {"old": change.old or "", "new": change.new or ""}
     if triggers.ignored_ref(change.ref, results):
         sender.store.move_head(repo.id, change.ref, (change.old or "", change.new or ""), sender.now())
+        ours = change.old is None or (change.new and sender.store.is_result(repo.id, change.new))
+        if change.branch in results and not ours:
+            sender.moved.add((repo.id, change.branch))
+            sender.bell.ring(RESULTS)
         return []
     if change.new is None:
         failpoint("11.sender.branch_gone")

@@ -19,6 +19,7 @@ RECONCILE = "reconcile"  # the reconciler should look at the unfinished jobs
 JOBS = "jobs"  # some job's state changed, or a job is new
 EXECUTORS = "executors"  # an executor came, went or changed
 REPOSITORIES = "repositories"  # another repository is watched
+RESULTS = "results"  # somebody else moved a results branch
 EVENTS = "events"  # an event was recorded
 
 

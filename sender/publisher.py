@@ -135,7 +135,7 @@ def results_mirror(sender: Sender, place: Place) -> Path:
     return sender.data_dir / "results" / f"{name}.git"
 
 
-def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
+def publish(sender: Sender, job: str, outcome: Outcome | None = None) -> tuple[Result, list[dict[str, Any]]]:
     """Commit the job's result to the remote, unless it has one; gives what the remote then says.
 
     Raises:
@@ -143,7 +143,7 @@ def publish(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]]:
     """
     row = sender.store.job(job)
     place = place_of(sender, sender.store.repository(row["repository_id"]))
-    record = record_of(sender, job)
+    record = record_of(sender, job, outcome)
     failpoint("31.sender.push")
     written = write_result(
         results_mirror(sender, place),

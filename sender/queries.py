@@ -116,6 +116,7 @@ class Queries:
                 result_branch=row["result_branch"],
                 result_path=row["result_path"],
                 result_commit=row["result_commit"],
+                result_missing=row["result_missing"],
                 timeline=_timeline(connection, job),
                 artifacts=row["artifacts"] or [],
                 notices=_notices(row, plan),

@@ -135,6 +135,7 @@ def heartbeat(sender: Sender, member: Member, beat: Heartbeat) -> HeartbeatReply
         sender.keys.pinned[member.id] = beat.sender_key
     return HeartbeatReply(
         unknown=unknown,
+        missing=sender.store.missing_results(member.id),
         lease_ttl=ttl,
         notices=_notices(sender, beat),
         pending=member.pending,

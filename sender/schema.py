@@ -189,6 +189,7 @@ jobs = Table(
     _text("result_outcome"),  # what the result on the remote says; the life cycle makes it the state
     _text("result_code"),
     _text("result_reason"),
+    Column("result_missing", Float),  # since when its result is not on the remote any more
     Column("artifacts", _json(), nullable=False),  # of the result: [{path, size, sha256}]
     Column("metrics", _json(), nullable=False),  # the newest value of each
     Column("progress", Float),

@@ -19,13 +19,23 @@ from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_queue import QueueStore
+from trainforge.sender.store_results import ResultStore
 from trainforge.sender.store_schedules import ScheduleStore
 from trainforge.sender.store_secrets import SecretStore
 
 BACKUPS = "backups"  # below the data directory
 
 
-class Store(AuditStore, DocumentStore, ScheduleStore, ExecutorStore, SecretStore, QueueStore, DeadlineStore):
+class Store(
+    AuditStore,
+    DocumentStore,
+    ScheduleStore,
+    ExecutorStore,
+    SecretStore,
+    ResultStore,
+    QueueStore,
+    DeadlineStore,
+):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:
         """Connect, check and migrate. `url` may be empty: SQLite in the data directory.

@@ -157,7 +157,8 @@ def show_job(detail: JobDetail) -> None:
         facts.append(("metrics", metrics_text(detail.metrics)))
     if detail.result_commit:
         where = f"{detail.result_branch}:{detail.result_path}"
-        facts.append(("result", f"{where} at {detail.result_commit[:12]}"))
+        gone = ", but result_missing: the remote does not have it any more" if detail.result_missing else ""
+        facts.append(("result", f"{where} at {detail.result_commit[:12]}{gone}"))
     facts += [("note", notice) for notice in detail.notices]
     width = max(len(name) for name, _ in facts)
     for name, value in facts:

@@ -17,6 +17,11 @@ def upgrade() -> None:
     _secrets()
     _membership()
     _people()
+    _results()
+
+
+def _results() -> None:
+    op.add_column("jobs", sa.Column("result_missing", sa.Float(), nullable=True))
 
 
 def _secrets() -> None:
