@@ -30,6 +30,11 @@ _PEER = re.compile(
 )
 _MARK = re.compile(r"^\[rank\d+\]: ?")
 
+_STOPPED = {
+    "session_end": ("lost", "the session of a machine of this job has ended"),
+    "stop": ("stopped", "the machine is shutting down"),
+}
+
 
 @dataclass(frozen=True)
 class Words:
@@ -101,11 +106,7 @@ def _asked(done: Exit, stop: StopOrder | None, run_timeout: float | None) -> tup
     if done.stopped == "memory_limit":
         used, most = done.peak_memory_bytes / 1e9, done.memory_limit / 1e9
         return "memory_limit", f"the training used {used:.2f} of the {most:g} GB that this machine gives jobs"
-    if done.stopped == "session_end":
-        return "lost", "the session of a machine of this job has ended"
-    if done.stopped == "stop":
-        return "stopped", "the machine is shutting down"
-    return None
+    return _STOPPED.get(done.stopped)
 
 
 def _failed(code: int | None, reason_code: str, reason: str, tail: str, reported: int | None) -> Ended:
