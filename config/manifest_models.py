@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainforge.config.isolation import Level
 from trainforge.config.manifest_keys import is_later, later, now
 from trainforge.config.manifest_types import (
     Arguments,
@@ -191,8 +192,13 @@ class Environment(Section):
         list[Text], later("Folders of the machine shown in the container.", ["/data:/data:ro"])
     ] = []
     network: Annotated[
-        Literal["full", "none"], later("Whether the training may use the network.", "none")
+        Literal["full", "none"],
+        now("`none`: setup commands and training run without a network, in a sandbox, on one node.", "none"),
     ] = "full"
+    isolation: Annotated[
+        Level,
+        now("How far the machine has to keep the job apart at least; it may do more by itself.", "sandbox"),
+    ] = "process"
 
 
 class Data(Section):

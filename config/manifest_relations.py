@@ -17,6 +17,7 @@ from trainforge.config.manifest_models import (
     Environment,
     Gate,
     Metrics,
+    Resources,
     Results,
     Retry,
     Section,
@@ -75,6 +76,8 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
             yield from _in_place(training, retry)
     for environment in sections.read("environment", Environment):
         yield from _container(environment)
+        for resources in sections.read("resources", Resources):
+            yield from _offline(environment, resources)
     for metrics in sections.read("metrics", Metrics):
         yield from _direction(metrics)
     for strategy in sections.read("strategy", Strategy):
@@ -155,6 +158,13 @@ def _secrets(training: Training, secrets: Any) -> Iterator[Fault]:
         if isinstance(name, str) and name in training.env:
             message = f"secrets[{index}]: {name} stands in training.env as well"
             yield Fault(("secrets", index), message, "keep it here only", (("training", "env"),))
+
+
+def _offline(environment: Environment, resources: Resources) -> Iterator[Fault]:
+    if environment.network == "none" and resources.nodes.max > 1:
+        about = (("environment", "network"), ("resources", "nodes"))
+        message = "environment.network: several nodes cannot meet without a network"
+        yield Fault(about[0], message, "use one node, or network: full", about)
 
 
 def _container(environment: Environment) -> Iterator[Fault]:

@@ -36,6 +36,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from trainforge.config.availability import Available
+from trainforge.config.isolation import Isolation
 from trainforge.config.policy import Policy
 
 JOB_ID_LENGTH = 26
@@ -121,6 +122,7 @@ class Capabilities(Message):
     session_ends: float = Field(default=0.0, ge=0)  # when it is known to go away; 0: it is not
     utc_offset: float = Field(default=0.0, ge=-86_400, le=86_400)  # seconds that its time is ahead of UTC
     policy: Policy | None = None  # what its owner lets jobs do there
+    isolation: Isolation | None = None  # how far it keeps a job apart; None: it does not say
     closed: Text = ""  # why it takes no new jobs at the moment, such as a disk that is low
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from trainforge.config.document import plain, read_document
 from trainforge.config.errors import Place, SettingsError
+from trainforge.config.isolation import Level
 from trainforge.config.manifest_types import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Policy(BaseModel):
     images: Patterns = None  # a job without an image is held to `native`
     native: bool = True  # whether jobs may train outside of a container
     network: Literal["full", "none"] = "full"  # `none`: only jobs that ask for none
+    isolation: Level = "process"  # how far jobs are kept apart at least, whatever they ask for
     max_time: Annotated[float, BeforeValidator(_duration), Field(gt=0)] | None = None
     max_memory: Annotated[int, BeforeValidator(_size), Field(gt=0)] | None = None
     max_gpus: Annotated[int, Field(ge=0)] | None = None
@@ -72,6 +74,7 @@ class Asked:
     launcher: str | None = None
     image: str | None = None
     network: str | None = None
+    isolation: Level | None = None
     time: float | None = None
     memory: float | None = None
     gpus: int | None = None
@@ -143,6 +146,7 @@ def asked_of(
         launcher=manifest.training.launcher,
         image=around.image or around.dockerfile,
         network=around.network,
+        isolation=around.isolation,
         time=manifest.timeout.run,
         memory=wants.memory,
         gpus=gpus,

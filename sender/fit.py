@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from trainforge.config.availability import closed_words
+from trainforge.config.isolation import demanded, lacking, strictest
 from trainforge.config.manifest import GpuRequest, Manifest, NodeRange
 from trainforge.config.messages import Capabilities, Gpu
 from trainforge.config.policy import Asked, asked_of, refusal
@@ -153,7 +154,7 @@ class Room:
             room.version += 1
 
 
-Kind = tuple[int, int, tuple[int, ...], tuple[tuple[str, str], ...], int]
+Kind = tuple[int, int, tuple[int, ...], tuple[tuple[str, str], ...], tuple[str, ...], int]
 
 
 def kind_of(room: Room) -> Kind | None:
@@ -163,7 +164,8 @@ def kind_of(room: Room) -> Kind | None:
         return None
     gpus = tuple(gpu.memory_bytes for gpu in has.gpus)
     labels = tuple(sorted(has.labels.items()))
-    return has.cpu_count, has.memory_bytes, gpus, labels, int(machine.cpu_percent // 25)
+    levels = tuple(has.isolation.levels) if has.isolation else ()
+    return has.cpu_count, has.memory_bytes, gpus, labels, levels, int(machine.cpu_percent // 25)
 
 
 def rooms_of(machines: Iterable[Machine], now: float) -> list[Room]:
@@ -221,7 +223,8 @@ def suits(need: Need, machine: Machine) -> bool:
         return False
     if need.labels and any(has.labels.get(key) != value for key, value in need.labels):
         return False
-    picky = need.chosen or need.excluded or need.refused or has.policy
+    apart = need.asked.network == "none" or need.asked.isolation not in (None, "process")
+    picky = need.chosen or need.excluded or need.refused or has.policy or apart
     return not picky or not _not_wanted(need, machine)
 
 
@@ -289,7 +292,10 @@ def _not_wanted(need: Need, machine: Machine) -> str:
             return f"refused this job: {said}"
     if need.excluded & names:
         return "excluded by the request"
-    return refusal(machine.capabilities.policy, need.asked)
+    has, asked = machine.capabilities, need.asked
+    least = has.policy.isolation if has.policy else "process"
+    needs = strictest([demanded(asked.isolation, asked.network), least])
+    return refusal(has.policy, asked) or lacking(has.isolation, needs)
 
 
 def _unsuitable(need: Need, has: Capabilities) -> str:

@@ -68,7 +68,8 @@ distributed:
   backend: gloo
   mixed_precision: no
   port: 29500
-environment: {mode: container, image: "pytorch/pytorch:2.6.0", volumes: ["/data:/data:ro"], network: none}
+environment:
+  {mode: container, image: "pytorch/pytorch:2.6.0", volumes: ["/data:/data:ro"], isolation: sandbox}
 data:
   url: https://example.org/train.csv
   path: train.csv
@@ -160,7 +161,7 @@ def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
         "artifacts.store",
         "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
-        "environment.network", "environment.volumes", "gates", "notify", "on.pull_request",
+        "environment.volumes", "gates", "notify", "on.pull_request",
         "training.extras",
     ]  # fmt: skip
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from support.planning import GIB, machine, manifest, node, placed, why
+from trainforge.config.isolation import Isolation
+from trainforge.config.policy import Policy
 from trainforge.sender.fit import need_of
 from trainforge.sender.gang import Board
 from trainforge.sender.parameters import adjust, of_node
@@ -22,6 +24,21 @@ def test_all_nodes_are_told_when_the_first_machine_goes_away() -> None:
     made = plan(manifest("resources: {nodes: 3}"), machines, now=SATURDAY_NOON)
     assert isinstance(made, Plan)
     assert made.session_ends == SATURDAY_NOON + 7200
+
+
+def test_a_job_goes_where_it_can_be_kept_apart() -> None:
+    why_not = {"sandbox": "bubblewrap is not installed"}
+    plain = machine("plain", isolation=Isolation(lacks=why_not))
+    strict = machine("strict", isolation=Isolation(levels=["process", "sandbox"]))
+    owned = machine("owned", isolation=Isolation(), policy=Policy(isolation="sandbox"))
+    words = "cannot isolate a job as sandbox: bubblewrap is not installed"
+    for wish in ("network: none", "isolation: sandbox"):
+        job = manifest(f"environment: {{{wish}}}")
+        assert placed(plan(job, [plain, strict])) == ["strict"]
+        reasons = why(plan(job, [plain, machine("old")]))
+        assert (reasons["plain"], reasons["old"]) == (words, "cannot isolate a job as sandbox")
+    assert why(plan(manifest(), [owned]))["owned"] == "cannot isolate a job as sandbox"
+    assert placed(plan(manifest(), [plain])) == ["plain"]
 
 
 def test_no_executors_at_all() -> None:
