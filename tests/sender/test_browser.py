@@ -1,7 +1,4 @@
-"""What a real browser does: another origin's page cannot act, hostile texts stay texts, logging in works.
-
-Runs where Chromium and playwright are installed (`apt-get install chromium`, `pip install playwright`).
-"""
+"""What a real browser does: another origin's page cannot act, hostile texts stay texts, logging in works."""
 
 from __future__ import annotations
 
@@ -14,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright import sync_api
 
 from support.hostile import PAYLOADS, HostileSite
 from support.web import Web, web
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 WORDS = "four quite unrelated words"
 ATTACK = """<!doctype html><title>evil</title>
 <form id=f method=post action="{url}{path}"{enctype}>{fields}</form>
