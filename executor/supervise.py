@@ -188,8 +188,8 @@ class Supervised:
                 os.kill(pid, signal.SIGTERM)
 
     def adopt_again(self) -> bool:
-        """Whether a training runs that may go on after a bug of ours; it may a few times."""
-        if not self.begun or self.exit() is not None:
+        """Whether a training was started that may go on after a bug of ours; it may a few times."""
+        if not (self.run / "supervisor.json").exists() and not self.alive():
             return False
         with (self.run / "adoptions").open("ab") as adoptions:
             adoptions.write(b".")

@@ -68,11 +68,12 @@ def migrate(engine: Engine) -> None:
             raise SettingsError(
                 f"the database is at schema {at}, this program knows {HEAD}", hint="upgrade this sender"
             )
-        _upgrade(connection)
+        upgrade(connection, HEAD)
         failpoint("51.sender.migrate")
 
 
-def _upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, to: str) -> None:
+    """Take the steps up to `to`, in the transaction that the connection has begun."""
     from alembic import command  # noqa: PLC0415 - a quarter of a second that an up-to-date database saves
     from alembic.config import Config  # noqa: PLC0415
 
@@ -80,4 +81,4 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, to)

@@ -128,6 +128,16 @@ class Fleet:
         client = json.loads((self.home / ".config" / "trainforge" / "client.json").read_text())
         self.token = client["token"]
 
+    def start_again(self, name: str, settings: dict[str, object]) -> None:
+        """Start what was killed, as it was started before, and do not wait until it is there."""
+        if name == "sender":
+            port = int(self.url.rsplit(":", 1)[1])
+            self._start(
+                name, "sender", "start", settings={"data_dir": self.root / name, "port": port} | settings
+            )
+        else:
+            self._start(name, "executor", "start", settings=self._executor(name) | settings)
+
     def _sender_file(self, data: Path) -> dict[str, Any] | None:
         if self.processes["sender"].poll() is not None:
             raise AssertionError(f"the sender ended\n{self.logs()}")

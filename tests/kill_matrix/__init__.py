@@ -1,0 +1,1 @@
+"""Real programs that fail at every numbered point, and what must have come of it."""
