@@ -169,21 +169,26 @@ class Placing:
         """Those who were told nothing yet at once, the others from time to time."""
         now = time.monotonic()
         everybody = now - self._told_all >= TELL_EVERY_S
-        jobs = made.waiting if everybody else [job for job in made.waiting if job.id not in self._told]
+        if everybody:
+            turns = {job: turn for turn, job in enumerate(self._told)}  # who was told last is last
+            jobs = sorted(made.waiting, key=lambda job: turns.get(job.id, -1))
+            self._told_all = now
+        else:
+            jobs = [job for job in made.waiting if job.id not in self._told]
         summaries: dict[int, dict[str, str]] = {}
         news: dict[str, dict[str, str]] = {}
-        for job in sorted(jobs, key=lambda job: job.id in self._told):
+        for job in jobs:
             why = made.why(job)
             if id(why) not in summaries:
                 summaries[id(why)] = why.summary()
             if self._told.get(job.id) != summaries[id(why)]:
                 news[job.id] = summaries[id(why)]
-        if everybody and len(news) <= TOLD_AT_ONCE:
-            self._told_all = now
         news = dict(islice(news.items(), TOLD_AT_ONCE))
         if news:
             self._sender.store.tell(news)
-            self._told |= news
+            for job_id, words in news.items():
+                self._told.pop(job_id, None)
+                self._told[job_id] = words
             self._sender.bell.ring(JOBS, *map(job_key, news))
 
 
