@@ -21,6 +21,7 @@ import json
 import os
 import random
 import sqlite3
+import ssl
 import statistics
 import subprocess
 import sys
@@ -59,11 +60,8 @@ class Run:
     def __init__(self, url: str, token: str, folder: Path, options: argparse.Namespace) -> None:
         self.url, self.token, self.folder = url, token, folder
         self.jobs, self.longest = options.jobs, options.longest
-        self.client = httpx2.AsyncClient(
-            base_url=url,
-            timeout=60,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=4000),
-        )
+        self.secured = ssl.create_default_context()  # unused, but making one for each client takes long
+        self.client = self.new_client()
         self.sender = ""
         self.sender_key: dict[str, str] = {}
         self.started: Counter[str] = Counter()
@@ -74,6 +72,10 @@ class Run:
         self.results: asyncio.Queue[tuple[JobRecord, asyncio.Future[str]]] = asyncio.Queue()
         self.over = asyncio.Event()
         self.states: dict[str, int] = {}
+
+    def new_client(self) -> httpx2.AsyncClient:
+        """Each executor has its own: a request looks at all connections of its client."""
+        return httpx2.AsyncClient(base_url=self.url, timeout=60, verify=self.secured, trust_env=False)
 
     async def api(self, method: str, path: str, body: Any = None) -> Any:
         headers = {"Authorization": f"Bearer {self.token}"}
@@ -87,6 +89,7 @@ class Simulated:
 
     def __init__(self, run: Run, number: int) -> None:
         self.run, self.name = run, f"box-{number:04}"
+        self.client = run.new_client()
         self.key = SigningKey.generate()
         self.id = executor_id(self.key.public)
         self.nodes: dict[str, NodeKey] = {}
@@ -107,7 +110,7 @@ class Simulated:
             body=body,
             now=time.time(),
         )
-        answer = await self.run.client.request(method, path, content=body, headers={"Authorization": proof})
+        answer = await self.client.request(method, path, content=body, headers={"Authorization": proof})
         answer.raise_for_status()
         return answer.json()
 
