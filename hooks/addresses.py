@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from trainforge.config.errors import TrainForgeError
+from trainforge.hooks.networks import is_disguised, is_nobodys
 
 MAX_URL = 2048
 _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
@@ -181,7 +183,13 @@ def _scp_like(url: str) -> GitUrl:
 
 
 def _host(host: str, url: str) -> str:
+    """Private hosts are what git servers often are; what is nobody's, or in disguise, is never one."""
     host = host.lower()
+    with contextlib.suppress(ValueError):
+        if is_nobodys(ipaddress.ip_address(host)):
+            raise AddressRefused(f"{_show(url)} names no git server")
+    if is_disguised(host):
+        raise AddressRefused(f"{_show(url)} writes an address in an unusual form", hint="as in 10.0.0.5")
     if ":" in host:
         try:
             return f"[{ipaddress.IPv6Address(host)}]"

@@ -16,27 +16,11 @@ from urllib.parse import urlsplit
 import httpx2
 
 from trainforge.hooks.addresses import AddressRefused
-
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+from trainforge.hooks.networks import IpAddress, is_disguised, is_nobodys, is_private
 
 MAX_URL = 2048
 _TEXT = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(?:/[A-Za-z0-9._~%+@:,=()&/-]*)?\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?)*\Z")
-_NUMBER = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)\Z")  # a last label that resolvers may read as an address
-_EMBEDDING = ipaddress.ip_network("64:ff9b::/96")
-# Private by intent: allowed where the settings say so.
-_PRIVATE = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10",
-        "::1/128", "fc00::/7",
-    )
-)  # fmt: skip
-# Where clouds answer with credentials; never an executor.
-_METADATA = tuple(
-    ipaddress.ip_address(address)
-    for address in ("169.254.169.254", "100.100.100.200", "192.0.0.192", "fd00:ec2::254")
-)
 PRIVATE_HINT = "the sender's setting allow_private_endpoints permits it"
 
 
@@ -58,8 +42,7 @@ def check_url(url: str, *, allow_private: bool) -> str:
     try:
         check_ip(ipaddress.ip_address(host), allow_private=allow_private)
     except ValueError:
-        last = host.rstrip(".").rsplit(".", 1)[-1]
-        if not _HOST.match(host) or _NUMBER.match(last):
+        if not _HOST.match(host) or is_disguised(host):
             raise AddressRefused(f"{host!a} is not the usual form of a host's name or address") from None
         if not allow_private and (host == "localhost" or host.endswith(".localhost")):
             raise AddressRefused(f"{host} is the sender's own machine", hint=PRIVATE_HINT) from None
@@ -68,28 +51,10 @@ def check_url(url: str, *, allow_private: bool) -> str:
 
 def check_ip(address: IpAddress, *, allow_private: bool) -> None:
     """Raises AddressRefused for what nobody outside should have us talk to."""
-    inner = _embedded(address)
-    if inner is not None:
-        check_ip(inner, allow_private=allow_private)
-        return
-    private = any(address in network for network in _PRIVATE if network.version == address.version)
-    if address in _METADATA or address.is_link_local or address.is_multicast:
+    if is_nobodys(address):
         raise AddressRefused(f"{address} is not an executor's address")
-    if private and not allow_private:
+    if is_private(address) and not allow_private:
         raise AddressRefused(f"{address} is on a private network", hint=PRIVATE_HINT)
-    if not private and not address.is_global:
-        raise AddressRefused(f"{address} is not an executor's address")
-
-
-def _embedded(address: IpAddress) -> ipaddress.IPv4Address | None:
-    """The address of version 4 that one of version 6 stands for."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    teredo = address.teredo
-    found = address.ipv4_mapped or address.sixtofour or (teredo[1] if teredo else None)
-    if found is None and (address in _EMBEDDING or (int(address) >> 32 == 0 and int(address) > 1)):
-        found = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return found
 
 
 class GuardedTransport(httpx2.AsyncBaseTransport):

@@ -19,6 +19,18 @@ from trainforge.hooks.addresses import (
 )
 
 HOSTILE_URLS = [
+    "http://169.254.169.254/latest",
+    "https://169.254.169.254/x",
+    "http://2130706433/x",
+    "https://0x7f.1/x",
+    "http://0177.0.0.1/x",
+    "http://127.1/x",
+    "https://[fd00:ec2::254]/x",
+    "https://[::ffff:169.254.169.254]/x",
+    "git@2130706433:x",
+    "ssh://git@0x7f.1/x",
+    "https://224.0.0.1/x",
+    "http://0.0.0.0/x",
     "",
     "-u/bin/sh",
     "--upload-pack=touch x",
