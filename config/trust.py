@@ -23,8 +23,9 @@ from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from pydantic import ValidationError
 
-from trainforge.config.errors import ClockSkew, NotTrusted, SettingsError
+from trainforge.config.errors import ClockSkew, MessageInvalid, NotTrusted, SettingsError
 from trainforge.config.messages import Order
+from trainforge.config.strict_json import read_json
 
 ALGORITHM = "Ed25519"
 ORDER_TYPE = "tf-order+jwt"
@@ -376,22 +377,10 @@ def _canonical(segment: str) -> bytes:
 
 
 def _strict_json(segment: str) -> dict[str, Any]:
-    raw = _canonical(segment)
     try:
-        value = json.loads(raw, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise NotTrusted("the signed message is not JSON") from error
+        value = read_json(_canonical(segment))
+    except MessageInvalid as error:
+        raise NotTrusted(f"the signed message cannot be read: {error.message}") from error
     if not isinstance(value, dict):
         raise NotTrusted("the signed message is not a JSON object")
     return value
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise NotTrusted("the signed message repeats a JSON key")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise NotTrusted(f"the signed message contains {name}")

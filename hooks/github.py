@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainforge.config.errors import MessageInvalid, NotTrusted, TooLarge
+from trainforge.config.strict_json import read_json
 from trainforge.hooks.addresses import AddressRefused, repository_id, validate_commit, validate_ref
 
 MAX_BODY_BYTES = 25 * 1024 * 1024
@@ -111,11 +111,9 @@ def strict_json(body: bytes) -> dict[str, Any]:
         WebhookInvalid: anything else.
     """
     try:
-        value = json.loads(
-            body.decode(), object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
-        )
-    except (ValueError, RecursionError) as error:
-        raise WebhookInvalid("the delivery is not JSON in UTF-8") from error
+        value = read_json(body)
+    except MessageInvalid as error:
+        raise WebhookInvalid(f"the delivery cannot be read: {error.message}") from error
     if not isinstance(value, dict):
         raise WebhookInvalid("the delivery is not a JSON object")
     return value
@@ -143,22 +141,4 @@ def _text(source: dict[str, Any], key: str) -> str:
     value = source.get(key)
     if not isinstance(value, str) or not 0 < len(value) <= 1024:
         raise WebhookInvalid(f"the push lacks {key}")
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise WebhookInvalid("the delivery repeats a JSON key")
-    return result
-
-
-def _refuse(name: str) -> Any:
-    raise WebhookInvalid(f"the delivery contains {name}")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise WebhookInvalid("the delivery contains a number out of range")
     return value

@@ -11,14 +11,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trainforge.config.errors import MessageInvalid
 from trainforge.config.messages import CommitId, Name
 from trainforge.sender import actions, secrets_api, streams, trust_api
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EVENTS, EXECUTORS, JOBS
 from trainforge.sender.people import Person
-from trainforge.sender.problems import dump, read_model
+from trainforge.sender.problems import dump, read_model, read_query
+from trainforge.sender.query_forms import ChangesQuery, EventsQuery, JobsQuery, LogsQuery, MetricsQuery
 
 MAX_WAIT_S = 30.0
 PAGE_ROWS = 50
@@ -53,31 +53,12 @@ class PlanAsk(Ask):
 class RepositoryAsk(Ask):
     url: str = Field(min_length=1, max_length=2048)
     name: Name | None = None
+    take_over: bool = False  # from another sender that works for it
 
 
 def _sender(request: Request) -> Sender:
     sender: Sender = request.app.state.sender
     return sender
-
-
-def _query_int(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "") or str(default)
-    try:
-        value = int(text)
-    except ValueError:
-        raise MessageInvalid(f"{name} is {text[:40]!r}, not a whole number") from None
-    if not -1 <= value < 2**63:
-        raise MessageInvalid(f"{name} is out of range")
-    return value
-
-
-def _query_seconds(request: Request, name: str) -> float:
-    text = request.query_params.get(name, "") or "0"
-    try:
-        value = float(text)
-    except ValueError:
-        raise MessageInvalid(f"{name} is {text[:40]!r}, not a number of seconds") from None
-    return min(value, MAX_WAIT_S) if value > 0 else 0.0
 
 
 def _list(name: str, views: list[Any]) -> Response:
@@ -92,9 +73,8 @@ async def _job(request: Request) -> str:
 
 
 async def list_jobs(request: Request) -> Response:
-    chosen = {name: request.query_params.get(name, "") for name in ("state", "project", "matrix", "before")}
-    read = partial(_sender(request).queries.jobs, limit=_query_int(request, "limit", PAGE_ROWS), **chosen)
-    return _list("jobs", await in_thread(read))
+    chosen = read_query(request, JobsQuery).model_dump()
+    return _list("jobs", await in_thread(partial(_sender(request).queries.jobs, **chosen)))
 
 
 async def submit_job(request: Request) -> Response:
@@ -121,22 +101,21 @@ async def retry_job(request: Request) -> Response:
 async def job_logs(request: Request) -> Response:
     """A page of lines, waiting for the first one if asked to; or all of them as server-sent events."""
     sender, job = _sender(request), await _job(request)
-    rank = _query_int(request, "rank", 0) if request.query_params.get("rank") else None
-    after = _query_int(request, "after", 0)
+    asked = read_query(request, LogsQuery)
+    rank, after = asked.rank, asked.after
     if "text/event-stream" in request.headers.get("accept", ""):
         seen = request.headers.get("last-event-id", "")
         after = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 19 else after
-        for_page = bool(request.query_params.get("page"))
-        events = streams.follow_log(sender, job, after=after, rank=rank, for_page=for_page)
+        events = streams.follow_log(sender, job, after=after, rank=rank, for_page=bool(asked.page))
         return streams.stream_response(events)
-    limit, wait = _query_int(request, "limit", 1000), _query_seconds(request, "wait")
-    page = await streams.wait_for_log(sender, job, after=after, rank=rank, limit=limit, wait=wait)
+    wait = min(asked.wait, MAX_WAIT_S)
+    page = await streams.wait_for_log(sender, job, after=after, rank=rank, limit=asked.limit, wait=wait)
     lines = [line.model_dump(mode="json") for line in page.lines]
     return dump({"lines": lines, "cursor": page.cursor, "ended": page.ended})
 
 
 async def job_metrics(request: Request) -> Response:
-    job, after = await _job(request), _query_int(request, "after", 0)
+    job, after = await _job(request), read_query(request, MetricsQuery).after
     return _list("points", await in_thread(partial(_sender(request).queries.metrics, job, after=after)))
 
 
@@ -185,16 +164,13 @@ async def list_repositories(request: Request) -> Response:
 
 async def watch_repository(request: Request) -> Response:
     ask = await read_model(request, RepositoryAsk)
-    return dump(await actions.watch(_sender(request), ask.url, ask.name, request.state.person.actor))
+    actor = request.state.person.actor
+    return dump(await actions.watch(_sender(request), ask.url, ask.name, actor, take_over=ask.take_over))
 
 
 async def list_events(request: Request) -> Response:
-    read = partial(
-        _sender(request).queries.events,
-        repository=request.query_params.get("repository", ""),
-        limit=_query_int(request, "limit", PAGE_ROWS),
-    )
-    return _list("events", await in_thread(read))
+    chosen = read_query(request, EventsQuery).model_dump()
+    return _list("events", await in_thread(partial(_sender(request).queries.events, **chosen)))
 
 
 async def plan(request: Request) -> Response:
@@ -206,16 +182,14 @@ async def plan(request: Request) -> Response:
 async def changes(request: Request) -> Response:
     """Server-sent versions of a list page: another version means that it shows something else now."""
     sender = _sender(request)
-    queries, page = sender.queries, request.query_params.get("page", "")
-    chosen = {name: request.query_params.get(name, "") for name in ("state", "project")}
+    queries, asked = sender.queries, read_query(request, ChangesQuery)
+    chosen = asked.model_dump(exclude={"page"})
     pages: dict[str, tuple[list[str], Callable[[], Sequence[BaseModel]]]] = {
         "jobs": ([JOBS], lambda: queries.jobs(limit=PAGE_ROWS, **chosen)),
         "executors": ([EXECUTORS, JOBS], lambda: queries.executors(sender.now())),
         "events": ([EVENTS], lambda: queries.events(limit=PAGE_ROWS)),
     }
-    if page not in pages:
-        raise MessageInvalid(f"there is no page {page[:40]!r}", hint="jobs, executors or events")
-    keys, read = pages[page]
+    keys, read = pages[asked.page]
     return streams.stream_response(streams.follow_version(sender, keys, lambda: streams.version_of(*read())))
 
 

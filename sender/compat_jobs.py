@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trainforge.config.errors import Conflict, Forbidden, MessageInvalid, NotFound
+from trainforge.config.errors import Conflict, Forbidden, NotFound
 from trainforge.config.messages import OUTCOMES
 from trainforge.config.views import ExecutorView, JobDetail, JobSummary
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
@@ -23,7 +23,8 @@ from trainforge.sender import actions, events, machines, planned, publisher
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.planned import PlanAsk, Requirements
-from trainforge.sender.problems import dump, read_model
+from trainforge.sender.problems import dump, read_model, read_query
+from trainforge.sender.query_forms import OutputQuery
 
 MAX_FILE = 128 * 2**20
 LINES = 1000
@@ -246,10 +247,8 @@ async def put_status(request: Request) -> Response:
 async def job_output(request: Request) -> Response:
     """All ranks' lines, oldest first; `?after=` is the cursor of the page before."""
     sender, job = sender_of(request), await job_of(request)
-    text = request.query_params.get("after", "0")
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise MessageInvalid("after is not a cursor")
-    page = await in_thread(partial(sender.queries.logs, job, after=int(text), limit=LINES))
+    after = read_query(request, OutputQuery).after
+    page = await in_thread(partial(sender.queries.logs, job, after=after, limit=LINES))
     output = "".join(f"{line.text}\n" for line in page.lines)
     return dump({"job_id": job, "output": output, "cursor": page.cursor, "ended": page.ended})
 

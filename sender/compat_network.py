@@ -14,8 +14,9 @@ from trainforge.config.messages import PREPARE, Name
 from trainforge.sender import actions, compat_jobs, machines, planned
 from trainforge.sender.actions import in_thread
 from trainforge.sender.compat_jobs import distributed_status, job_of, sender_of
-from trainforge.sender.planned import PREFERENCES, PlanAsk, Preferences, Requirements
-from trainforge.sender.problems import dump, read_model
+from trainforge.sender.planned import PREFERENCES, PlanAsk, Preferences
+from trainforge.sender.problems import dump, read_model, read_query
+from trainforge.sender.query_forms import SuggestQuery, WaitQuery
 
 MAX_WAIT_S = 30.0
 _ANY_JOB = "project: {name: suggestion}\ntraining: {script: train.py}\n"
@@ -94,11 +95,7 @@ async def ping_machine(request: Request) -> Response:
 
 
 def _seconds(request: Request) -> float:
-    try:
-        wait = float(request.query_params.get("wait", "") or 0)
-    except ValueError:
-        raise MessageInvalid("wait is not a number of seconds") from None
-    return min(wait, MAX_WAIT_S) if wait > 0 else 0.0
+    return min(read_query(request, WaitQuery).wait, MAX_WAIT_S)
 
 
 async def health_check(request: Request) -> Response:
@@ -283,11 +280,11 @@ async def queue_on_machine(request: Request) -> Response:
 async def suggest_machines(request: Request) -> Response:
     """Which machines to take for `num_machines`, `gpus_per_machine`, `min_gpu_memory`; else as preferred."""
     sender, person = sender_of(request), request.state.person.name
-    asked = {name: value for name, value in request.query_params.items() if name in Requirements.model_fields}
+    asked = read_query(request, SuggestQuery)
 
     def find() -> dict[str, Any]:
         wishes = planned.preferences(sender, person)
-        needs = _requirements(asked, wishes)
+        needs = asked.requirements(wishes.default_num_machines, wishes.default_gpus_per_machine)
         plan = None
         if preferred := planned.known(sender, wishes.preferred_machines):
             plan = actions.make_plan(sender, _ANY_JOB, needs.overrides(), preferred)["plan"]
@@ -308,15 +305,6 @@ async def suggest_machines(request: Request) -> Response:
         }
 
     return dump(await in_thread(find))
-
-
-def _requirements(asked: dict[str, str], wishes: Preferences) -> Requirements:
-    usual = {"num_machines": wishes.default_num_machines, "gpus_per_machine": wishes.default_gpus_per_machine}
-    try:
-        numbers = {name: int(text) if text.isdigit() else text for name, text in asked.items()}
-        return Requirements.model_validate(usual | numbers)
-    except ValueError as error:
-        raise MessageInvalid("num_machines and gpus_per_machine are whole numbers") from error
 
 
 _MACHINE = "/network/machines/{machine}"

@@ -25,6 +25,7 @@ from trainforge.config.errors import (
     TooMany,
     TrainForgeError,
 )
+from trainforge.config.strict_json import read_json
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -115,15 +116,43 @@ async def read_model(request: Request, model: type[Model], limit: int = BODY_LIM
     """The JSON body as `model`; an empty body counts as `{}`.
 
     Raises:
-        MessageInvalid: not JSON, or not of this form.
+        MessageInvalid: not JSON, or not of this form: text is not taken for a number, nor a number for text.
     """
-    body = await read_body(request, limit)
+    body = await read_body(request, limit) or b"{}"
+    read_json(body)
     try:
-        return model.model_validate_json(body or b"{}")
+        return model.model_validate_json(body, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MessageInvalid(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        raise _invalid(error) from error
+
+
+def read_query(request: Request, model: type[Model]) -> Model:
+    """The address's query as `model`; a parameter without a value counts as not given, others are ignored.
+
+    Raises:
+        MessageInvalid: not of this form.
+    """
+    said: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in model.model_fields or not value:
+            continue
+        if name in said:
+            raise MessageInvalid(f"{name} is said more than once")
+        if "\0" in value:
+            raise MessageInvalid(f"{name} contains NUL")
+        said[name] = value
+    try:
+        return model.model_validate_strings(said)
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _invalid(error: ValidationError) -> MessageInvalid:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])[:200]
+    return MessageInvalid(
+        f"{where}: {first['msg']}" if where else first["msg"], hint="`/api/openapi.json` describes what fits"
+    )
 
 
 def dump(value: BaseModel | dict[str, Any]) -> Response:

@@ -13,7 +13,8 @@ from trainforge.config.views import SecretView
 from trainforge.sender import vault
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
-from trainforge.sender.problems import dump, read_model
+from trainforge.sender.problems import dump, read_model, read_query
+from trainforge.sender.query_forms import RepositoryQuery
 from trainforge.sender.store_secrets import StoredSecret
 
 Repository = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
@@ -62,7 +63,7 @@ def _views(sender: Sender, secrets: list[StoredSecret]) -> list[dict[str, Any]]:
 
 
 async def list_secrets(request: Request) -> Response:
-    sender, named = _sender(request), request.query_params.get("repository", "")
+    sender, named = _sender(request), read_query(request, RepositoryQuery).repository
 
     def read() -> list[dict[str, Any]]:
         repository = vault.repository_of(sender, named) if named else ""
@@ -84,7 +85,7 @@ async def set_secret(request: Request) -> Response:
 
 async def remove_secret(request: Request) -> Response:
     sender, name = _sender(request), request.path_params["secret"]
-    repository, actor = request.query_params.get("repository", ""), _by(request)[1]
+    repository, actor = read_query(request, RepositoryQuery).repository, _by(request)[1]
 
     def drop() -> dict[str, Any]:
         return _views(sender, [vault.remove(sender, name, repository, actor)])[0]

@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trainforge.config.errors import MessageInvalid
 from trainforge.config.views import AuditEntry, AuditVerdict
 from trainforge.sender import actions, keys, registry
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
-from trainforge.sender.problems import dump, read_model
+from trainforge.sender.problems import dump, read_model, read_query
+from trainforge.sender.query_forms import AuditQuery, AuditVerifyQuery
 
 MOST_ROWS = 1000
 
@@ -69,27 +69,18 @@ async def rotate_key(request: Request) -> Response:
 
 
 async def list_audit(request: Request) -> Response:
-    read = partial(
-        _sender(request).store.audit_rows,
-        before=_number(request, "before", 0),
-        limit=max(1, min(_number(request, "limit", 100), MOST_ROWS)),
-    )
+    asked = read_query(request, AuditQuery)
+    limit = max(1, min(asked.limit, MOST_ROWS))
+    read = partial(_sender(request).store.audit_rows, before=asked.before, limit=limit)
     entries = [AuditEntry.model_validate(dict(row)) for row in await in_thread(read)]
     return dump({"entries": [entry.model_dump(mode="json") for entry in entries]})
 
 
 async def verify_audit(request: Request) -> Response:
-    head = request.query_params.get("head", "")
+    head = read_query(request, AuditVerifyQuery).head
     verdict = await in_thread(_sender(request).store.verify_audit, head)
     view = AuditVerdict(rows=verdict.rows, head=verdict.head, problems=list(verdict.problems))
     return dump(view)
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "") or str(default)
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise MessageInvalid(f"{name} is {text[:40]!r}, not a whole number")
-    return int(text)
 
 
 routes = [
