@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_S = 30.0
 REVIVE_S = 5.0
+SPEAK_S = 30.0
 
 
 class Agent:
@@ -380,10 +381,14 @@ class Agent:
         return any(more)
 
     def _hand_over(self, node: Node) -> bool:
-        """One batch of a node's journal; whether there may be more."""
+        """One batch of a node's journal; whether there may be more.
+
+        An empty one from time to time: a sender that was restored says that it has less than it had.
+        """
         records = node.journal.after(node.acknowledged)
-        if not records or node.fenced:
+        if node.fenced or not (records or time.monotonic() - node.spoken >= SPEAK_S):
             return False
+        node.spoken = time.monotonic()
         node.journal.sync()
         try:
             reached = self.link.journal(node.key, node.token(), node.acknowledged, records)
@@ -395,7 +400,7 @@ class Agent:
             log.warning("%s: the sender does not take its journal: %s", told(node.key), error)
             return False
         node.acknowledge(reached)
-        return node.acknowledged < node.journal.last and reached >= records[-1].n
+        return node.acknowledged < node.journal.last and (not records or reached >= records[-1].n)
 
 
 def _unsaid(node: Node) -> bool:

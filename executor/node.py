@@ -87,7 +87,7 @@ class Node(threading.Thread):
         self.follower = Follower(self.journal, masked=lambda: self.secrets.settle() and self.secrets.known)
         self.acknowledged = self._read_acknowledged()
         self.forgotten = False
-        self.begun = time.monotonic()
+        self.begun = self.spoken = time.monotonic()
         self._inbox = threading.Event()
         self._closing = False
         self._abandoned = False

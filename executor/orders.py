@@ -41,18 +41,19 @@ def is_new(
         if order.body.kind in ("forget", "stop"):
             return False
         raise Conflict(f"node {order.node} has ended and is forgotten")
-    if order.token.incarnation < highest:
-        raise Conflict(f"incarnation {order.token.incarnation} of the sender is over, {highest} was seen")
     if any(old.id == order.id for old in known):
         return False
     if known and _number(order.token) < _number(known[-1].token):
         raise Conflict(f"order {order.id} has an older fencing token than node {order.node}")
     if not known:
-        _check_opening(order, nodes)
+        _check_opening(order, highest, nodes)
     return True
 
 
-def _check_opening(order: Order, nodes: Iterable[NodeKey]) -> None:
+def _check_opening(order: Order, highest: int, nodes: Iterable[NodeKey]) -> None:
+    """What began before the sender was restored goes on with its token; nothing new begins with such a one."""
+    if order.token.incarnation < highest:
+        raise Conflict(f"incarnation {order.token.incarnation} of the sender is over, {highest} was seen")
     if not isinstance(order.body, RunOrder):
         raise Conflict(f"node {order.node} is not known here")
     newer = [node for node in nodes if node.job == order.node.job and node.attempt > order.node.attempt]
@@ -90,7 +91,7 @@ class OrderBook:
                 failpoint("18.executor.order_known")
                 return False
             if not known and not room(order.node):
-                    raise Unreachable("this executor has no room for another node now", code="busy")
+                raise Unreachable("this executor has no room for another node now", code="busy")
             if order.token.incarnation > highest:
                 write_atomically(self._incarnation, {"incarnation": order.token.incarnation})
             self._store(order)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
 from trainforge.sender.notify import EVENTS, JOBS, RESULTS
 from trainforge.sender.registry import choose_executors
-from trainforge.sender.store_events import NewEvent, NewJob, PushedJob, Repo
+from trainforge.sender.store_events import NewEvent, NewJob, Noted, PushedJob, Repo
 from trainforge.sender.text import plain
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ MAX_PROBLEMS, MAX_TEXT = 5, 300  # of a manifest, and characters of each
 RECENT_S = 5.0
 _DEPTHS = (50, 1000)  # in which an old head is looked for below a new one
 _FIRST = ("refs/heads/main", "refs/heads/master")  # other new branches are compared with these
+
+
+Record = Callable[[NewEvent, list[NewJob], float], list[str] | None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class Place:
     def changed(self, change: RefChange, handled: Mapping[str, str]) -> list[tuple[str, str]]:
         """What differs from the old head; on a new branch, from where it left the branches known."""
         return _changed_files(self, change, handled)
+
+    def rewritten(self, change: RefChange, parents: Sequence[str]) -> bool:
+        """Whether the new head of a branch does not stand on its old one."""
+        return _rewritten(self, change, parents)
 
 
 def place_of(sender: Sender, repo: Repo) -> Place:
@@ -141,6 +148,8 @@ def handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: s
         said.append(_handle_change(sender, place, change, handled, source, results))
         if change.new is not None:
             handled[change.ref] = change.new
+    for push in sender.store.noted_pushes(repo.id):
+        said.append(_handle_noted(sender, place, push, handled, source, results))
     if all(lines is None for lines in said):
         failpoint("08.sender.nothing_new")
         return None
@@ -154,6 +163,7 @@ def _handle_change(  # noqa: PLR0917
     handled: Mapping[str, str],
     source: str,
     results: set[str],
+    record: Record | None = None,
 ) -> list[str] | None:
     repo = place.repo
     base = {"source": source, "repository_id": repo.id, "repository": repo.name, "ref": change.ref}
@@ -189,7 +199,7 @@ def _handle_change(  # noqa: PLR0917
         for job in new_jobs(repo, info, by_path[path], ref=change.ref, source=source)
     ]
     reason = decision.reason
-    if _rewritten(place, change, info.parents):
+    if record is None and place.rewritten(change, info.parents):
         failpoint("10.sender.forced")
         reason = "; ".join(filter(None, ["the branch was rewritten (forced push)", reason]))
     if jobs and (words := _too_often(sender, repo)):
@@ -200,7 +210,7 @@ def _handle_change(  # noqa: PLR0917
     if any(job.problems for job in jobs):
         failpoint("15.sender.manifest_refused")
     failpoint("09.sender.change")
-    made = sender.store.record_push(event, jobs, sender.now())
+    made = (record or sender.store.record_push)(event, jobs, sender.now())
     failpoint("06.sender.push_stored")
     announce(sender, jobs if made is not None else [])
     if made is None:
@@ -209,6 +219,24 @@ def _handle_change(  # noqa: PLR0917
         PushedJob(job.id, job.project, job.manifest_path, cell_name(job.cell), job.problems) for job in jobs
     ]
     return _lines(decision.reason, told)
+
+
+def _handle_noted(  # noqa: PLR0917
+    sender: Sender, place: Place, push: Noted, handled: Mapping[str, str], source: str, results: set[str]
+) -> list[str] | None:
+    """A push that was acknowledged, and that its branch had moved on from when somebody looked."""
+    change = RefChange(push.ref, push.before or None, push.commit)
+    repo = place.repo
+    event = NewEvent(source, repo.id, repo.name, "ignored", "", push.ref, push.before, push.commit)
+    if reason := triggers.ignored_ref(push.ref, results):
+        sender.store.record_noted(replace(event, reason=reason), [], sender.now())
+        return []
+    try:
+        return _handle_change(sender, place, change, handled, source, results, sender.store.record_noted)
+    except GitNotFound as error:
+        gone = replace(event, reason=f"the commit is gone from the remote: {error.message}")
+        sender.store.record_noted(gone, [], sender.now())
+        return [f"TrainForge: no job: {gone.reason}"]
 
 
 def _too_often(sender: Sender, repo: Repo) -> str:
@@ -249,7 +277,6 @@ def _said_just_now(sender: Sender, repo: Repo) -> list[str]:
 
 
 def _rewritten(place: Place, change: RefChange, parents: Sequence[str]) -> bool:
-    """Whether the new head of a branch does not stand on its old one."""
     old, new = change.old, change.new
     if old is None or new is None or change.branch is None or old in parents:
         return False

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from trainforge.config.errors import ManifestError, TrainForgeError
+from trainforge.config.errors import Conflict, ManifestError, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import OUTCOMES, Capabilities, Outcome
@@ -47,6 +47,19 @@ def _manifest(text: str, path: str, overrides: str) -> Manifest | None:
         return None
 
 
+def outcome_of(row: RowMapping) -> Outcome:
+    """How a job ends, as far as that is decided.
+
+    Raises:
+        Conflict: it is not; a sender that was restored may have forgotten that it ordered to publish.
+    """
+    ending = row["ending"] or row["state"]
+    if ending not in OUTCOMES:
+        raise Conflict(f"how job {row['id']} ends is not decided", hint="ask again after it has ended")
+    decided: Outcome = ending
+    return decided
+
+
 def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRecord:
     """Everything known of a job, as the result tells it."""
     row = sender.store.job(job)
@@ -71,7 +84,7 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
         params=plan.get("params", {}),
         results_branch=row["result_branch"],
         source=row["source"],
-        outcome=outcome or row["ending"] or "failed",
+        outcome=outcome or outcome_of(row),
         code=code,
         reason=row["reason"],
         hint=REASONS[code].hint if code in REASONS else "",

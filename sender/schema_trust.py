@@ -36,6 +36,17 @@ audit = Table(
     Column("hash", Text, nullable=False),
 )
 
+# Pushes that a webhook was acknowledged for and that have led to no event yet.
+pushes = Table(
+    "pushes",
+    metadata,
+    Column("repository_id", Text, primary_key=True),
+    Column("ref", Text, primary_key=True),
+    Column("commit", Text, primary_key=True),
+    Column("before", Text, nullable=False),
+    Column("time", Float, nullable=False),
+)
+
 # The people who may log in. Without a password one gets in by a one-time link alone.
 users = Table(
     "users",

@@ -14,6 +14,7 @@ from trainforge.config.matrix import cell_name
 from trainforge.config.result import result_path
 from trainforge.sender import schema as s
 from trainforge.sender.database import Database
+from trainforge.sender.schema_trust import pushes
 
 Decision = Literal["job", "ignored", "refused"]
 PUSH_SOURCES = ("push", "webhook", "hook", "poll", "watch")
@@ -69,6 +70,16 @@ class NewJob:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     executors: tuple[str, ...] = ()
     problems: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A push that somebody was told is noted."""
+
+    repository_id: str
+    ref: str
+    before: str
+    commit: str
 
 
 @dataclass(frozen=True)
@@ -225,14 +236,48 @@ class EventStore(Database):
             query = sa.select(sa.func.count()).select_from(s.jobs).where(s.jobs.c.rerun_of == job)
             return int(c.execute(query).scalar_one())
 
-    def first_delivery(self, source: str, delivery: str, now: float) -> bool:
-        """Whether this delivery id is new; it is remembered for as long as a redelivery can be asked for."""
-        t = s.deliveries
+    def first_delivery(self, source: str, delivery: str, now: float, push: Noted | None = None) -> bool:
+        """Whether this delivery id is new; it is remembered for as long as a redelivery can be asked for.
+
+        The push that it tells of is noted with it, unless it has led to an event before.
+        """
+        t, e = s.deliveries, s.events
         with self.write() as c:
             c.execute(sa.delete(t).where(t.c.time < now - DELIVERY_LIFE_S))
-            return self.add_new(c, t, {"source": source, "delivery": delivery, "time": now})
+            new = self.add_new(c, t, {"source": source, "delivery": delivery, "time": now})
+            if new and push is not None:
+                mine = (e.c.repository_id == push.repository_id, e.c.ref == push.ref, e.c.new == push.commit)
+                if c.execute(sa.select(e.c.id).where(*mine).limit(1)).first() is None:
+                    self.add_new(c, pushes, {**asdict(push), "time": now})
+            return new
+
+    def noted_pushes(self, repository_id: str) -> list[Noted]:
+        """The pushes that were acknowledged and have led to no event, oldest first."""
+        columns = (pushes.c.repository_id, pushes.c.ref, pushes.c.before, pushes.c.commit)
+        query = sa.select(*columns).where(pushes.c.repository_id == repository_id)
+        with self.read() as c:
+            rows = c.execute(query.order_by(pushes.c.time, pushes.c.commit))
+            return [Noted(*row) for row in rows]
+
+    def record_noted(self, event: NewEvent, jobs: list[NewJob], now: float) -> list[str] | None:
+        """The event of a noted push that the branch has moved on from, with its jobs, at once.
+
+        None if somebody else has recorded it.
+        """
+        with self.write() as c:
+            if self._strike_out(c, event) == 0:
+                return None
+            self._add_event(c, event, jobs, now)
+            return [job.id for job in jobs]
+
+    @staticmethod
+    def _strike_out(c: Connection, event: NewEvent) -> int:
+        t = pushes
+        mine = (t.c.repository_id == event.repository_id, t.c.ref == event.ref, t.c.commit == event.new)
+        return c.execute(sa.delete(t).where(*mine)).rowcount
 
     def _add_event(self, c: Connection, event: NewEvent, jobs: list[NewJob], now: float) -> None:
+        self._strike_out(c, event)
         values = {**asdict(event), "time": now, "jobs": [job.id for job in jobs]}
         event_id = c.execute(sa.insert(s.events).values(values).returning(s.events.c.id)).scalar_one()
         for position, job in enumerate(jobs):  # the cells of a matrix keep their order

@@ -19,7 +19,7 @@ from trainforge.hooks import github, scripts
 from trainforge.sender import actions
 from trainforge.sender.context import Sender
 from trainforge.sender.problems import read_body
-from trainforge.sender.store_events import NewEvent, Repo
+from trainforge.sender.store_events import NewEvent, Noted, Repo
 from trainforge.sender.strangers import strangers
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,10 @@ async def on_github(request: Request) -> Response:
     if hint is None:
         return JSONResponse({"status": "ignored", "reason": "not a push"}, 202)
     repository = await asyncio.to_thread(_known, sender, hint.repository_ids)
-    if not await asyncio.to_thread(sender.store.first_delivery, "github", delivery, sender.now()):
+    push = None
+    if repository is not None and hint.after is not None:
+        push = Noted(repository.id, hint.ref, hint.before or "", hint.after)
+    if not await asyncio.to_thread(sender.store.first_delivery, "github", delivery, sender.now(), push):
         failpoint("07.sender.delivery_known")
         return JSONResponse({"status": "known", "reason": "this delivery has been here before"}, 202)
     if repository is None:

@@ -18,6 +18,19 @@ def upgrade() -> None:
     _membership()
     _people()
     _results()
+    _pushes()
+
+
+def _pushes() -> None:
+    op.create_table(
+        "pushes",
+        sa.Column("repository_id", sa.Text(), nullable=False),
+        sa.Column("ref", sa.Text(), nullable=False),
+        sa.Column("commit", sa.Text(), nullable=False),
+        sa.Column("before", sa.Text(), nullable=False),
+        sa.Column("time", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("repository_id", "ref", "commit", name="pk_pushes"),
+    )
 
 
 def _results() -> None:
