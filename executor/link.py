@@ -138,7 +138,7 @@ class SenderLink:
             keys=self.identity.sender_keys,
             issuer=self.identity.sender,
             audience=self.identity.executor,
-            now=time.time(),
+            now=None,  # sealed to a key made a moment ago
         )
         values = claims.payload.get("secrets")
         if (

@@ -221,6 +221,7 @@ def run_sender(settings: SenderSettings, *, login_link: bool = False) -> None:
     ):
         sender = open_sender(settings)
         failpoint("02.sender.start")
+        serve.note_settings(sender)
         sender.local_url = serve.local_url(settings.host, listener.getsockname()[1])
         sender.base_url = settings.public_url.rstrip("/") or sender.local_url
         about = settings.data_dir / "sender.json"

@@ -26,6 +26,7 @@ from trainforge.config.errors import Conflict, SettingsError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.settings import ClientSettings, load_client, save_client
 from trainforge.sender.context import Sender
+from trainforge.sender.store_audit import SENDER
 
 log = logging.getLogger(__name__)
 GRACE_S = 7
@@ -127,6 +128,17 @@ def announce(path: Path, sender: Sender) -> None:
     aside = path.with_suffix(f".{os.getpid()}")
     aside.write_text(json.dumps({"url": sender.local_url, "pid": os.getpid()}))
     aside.replace(path)
+
+
+def note_settings(sender: Sender) -> None:
+    """Settings are changed in a file, by whoever may write it: what differs from the last start is noted."""
+    shown = sender.settings.shown()
+    before = sender.store.document("settings", "sender")
+    changed = {name: value for name, value in shown.items() if before and before.get(name) != value}
+    if changed:
+        sender.store.audit(SENDER, "settings.changed", "", changed, now=sender.now())
+    if before != shown:
+        sender.store.put_document("settings", "sender", shown, sender.now())
 
 
 def welcome(sender: Sender, *, login_link: bool = False) -> None:

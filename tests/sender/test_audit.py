@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from support.core import make_sender
 from support.databases import KINDS, database_url
 from trainforge.sender.fence import Fence
 from trainforge.sender.schema_trust import audit
+from trainforge.sender.serve import note_settings
 from trainforge.sender.store import Store
 from trainforge.sender.store_audit import record
 
@@ -143,3 +145,14 @@ def test_a_restored_backup_is_noted_and_not_taken_for_tampering(tmp_path: Path) 
     assert store.audit_rows()[0]["action"] == "database.restored"
     assert (tmp_path / "audit.heads.before-2").exists()
     store.close()
+
+
+def test_settings_that_were_changed_between_two_starts_are_noted(tmp_path: Path) -> None:
+    for settings in ({}, {}, {"triggers_per_hour": 7, "git_token": "very-secret-token"}):
+        sender = make_sender(tmp_path, **settings)
+        note_settings(sender)
+        rows = sender.store.audit_rows()
+        sender.store.close()
+    (row,) = rows
+    assert (row["actor"], row["action"]) == ("sender", "settings.changed")
+    assert row["detail"] == {"triggers_per_hour": 7, "git_token": "********"}
