@@ -92,6 +92,7 @@ class LogLine(BaseModel):
     rank: int
     stream: str
     text: str
+    level: str = "info"  # or warning, error, progress: what its words say
 
 
 class MetricPoint(BaseModel):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from trainforge.config import messages as m
 from trainforge.config.errors import MessageInvalid
+from trainforge.sender.levels import level_of
 
 MAX_METRICS = 256
 MAX_METRIC_NAME = 128
@@ -82,7 +83,7 @@ def _read(intake: Intake, record: m.Record, said: m.Message) -> None:  # noqa: C
     match said:
         case m.Log():
             for text in said.text.removesuffix("\n").split("\n"):
-                row = {"time": record.time, "rank": said.rank, "stream": said.stream}
+                row = {"time": record.time, "rank": said.rank, "stream": said.stream, "level": level_of(text)}
                 intake.lines.append({**row, "text": text.replace("\0", "\N{REPLACEMENT CHARACTER}")})
         case m.Metric():
             _read_metric(intake, record, said)

@@ -19,28 +19,17 @@ from trainforge.config.views import (
     ExecutorView,
     JobDetail,
     JobSummary,
-    LogLine,
-    MetricPoint,
     NodeView,
     RepositoryView,
 )
 from trainforge.sender import schema
 from trainforge.sender.database import Database
+from trainforge.sender.store_output import OutputQueries, bounded
 
-MAX_ROWS = 5000
 TIMELINE_ROWS = 500
 _PREFIX = re.compile(r"[a-z2-7]{1,26}\Z")
-_UNFINISHED = ("pending", "planning", "dispatching", "running")
+UNFINISHED = ("pending", "planning", "dispatching", "running")
 _LIVE_ATTEMPTS = ("offered", "accepted", "running")
-
-
-@dataclass(frozen=True)
-class LogPage:
-    """`ended`: the job has ended and nothing comes after these lines."""
-
-    lines: list[LogLine]
-    cursor: int
-    ended: bool
 
 
 @dataclass(frozen=True)
@@ -50,11 +39,11 @@ class JobAccess:
     result_branch: str
 
 
-class Queries:
+class Queries(OutputQueries):
     """Every method is one consistent read. `online_for` is in seconds since an executor's last word."""
 
     def __init__(self, database: Database, online_for: float = 30.0) -> None:
-        self._database = database
+        super().__init__(database)
         self.online_for = online_for
 
     # --- jobs ----------------------------------------------------------------------------------------
@@ -85,9 +74,9 @@ class Queries:
     ) -> list[JobSummary]:
         """Newest first. `state` is a state, or `active` for all that have not ended."""
         jobs = schema.jobs
-        query = _jobs_query().order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(_bounded(limit))
+        query = _jobs_query().order_by(jobs.c.created.desc(), jobs.c.id.desc()).limit(bounded(limit))
         if state == "active":
-            query = query.where(jobs.c.state.in_(_UNFINISHED))
+            query = query.where(jobs.c.state.in_(UNFINISHED))
         elif state:
             query = query.where(jobs.c.state == state)
         if project:
@@ -100,7 +89,7 @@ class Queries:
                 sa.or_(jobs.c.created < moment, sa.and_(jobs.c.created == moment, jobs.c.id < before))
             )
         with self._database.read() as connection:
-            return [JobSummary(**_summary(row)) for row in connection.execute(query).mappings()]
+            return [JobSummary(**summary(row)) for row in connection.execute(query).mappings()]
 
     def job(self, job: str) -> JobDetail:
         """Raises NotFound."""
@@ -110,7 +99,7 @@ class Queries:
                 raise NotFound(f"there is no job {job}", hint="`trainforge status` lists the jobs")
             plan = row["plan"] or {}
             return JobDetail(
-                **_summary(row),
+                **summary(row),
                 plan=plan,
                 attempts=_attempts(connection, job),
                 result_branch=row["result_branch"],
@@ -126,53 +115,6 @@ class Queries:
         query = sa.select(schema.jobs.c.manifest_text).where(schema.jobs.c.id == job)
         with self._database.read() as connection:
             return str(connection.execute(query).scalar() or "")
-
-    def logs(self, job: str, *, after: int = 0, rank: int | None = None, limit: int = 1000) -> LogPage:
-        lines = schema.log_lines
-        limit = _bounded(limit)
-        query = sa.select(lines).where(lines.c.job_id == job, lines.c.cursor > after).order_by(lines.c.cursor)
-        if rank is not None:
-            query = query.where(lines.c.rank == rank)
-        with self._database.read() as connection:
-            # One read of both: a job seen as ended has no line that this page does not.
-            state = connection.execute(sa.select(schema.jobs.c.state).where(schema.jobs.c.id == job)).scalar()
-            found = [_line(row) for row in connection.execute(query.limit(limit + 1)).mappings()]
-        more = len(found) > limit
-        found = found[:limit]
-        cursor = found[-1].cursor if found else after
-        return LogPage(found, cursor, state in OUTCOMES and not more)
-
-    def last_lines(self, job: str, limit: int = 500) -> list[LogLine]:
-        lines = schema.log_lines
-        query = (
-            sa.select(lines)
-            .where(lines.c.job_id == job)
-            .order_by(lines.c.cursor.desc())
-            .limit(_bounded(limit))
-        )
-        with self._database.read() as connection:
-            return [_line(row) for row in connection.execute(query).mappings()][::-1]
-
-    def metrics(self, job: str, *, after: int = 0, limit: int = MAX_ROWS) -> list[MetricPoint]:
-        points = schema.metric_points
-        query = (
-            sa.select(points)
-            .where(points.c.job_id == job, points.c.cursor > after)
-            .order_by(points.c.cursor)
-            .limit(_bounded(limit))
-        )
-        return self._points(query)
-
-    def last_metrics(self, job: str, limit: int = 20) -> list[MetricPoint]:
-        points = schema.metric_points
-        query = sa.select(points).where(points.c.job_id == job).order_by(points.c.cursor.desc())
-        return self._points(query.limit(_bounded(limit)))[::-1]
-
-    def _points(self, query: sa.Select[Any]) -> list[MetricPoint]:
-        names = ("cursor", "time", "attempt", "rank", "step", "epoch", "values")
-        with self._database.read() as connection:
-            rows = connection.execute(query).mappings()
-            return [MetricPoint(**{name: row[name] for name in names}) for row in rows]
 
     def job_access(self, digest: str, now: float) -> JobAccess | None:
         """What the git password of a job's executor opens."""
@@ -248,7 +190,7 @@ class Queries:
     def events(self, *, repository: str = "", limit: int = 50) -> list[EventView]:
         """Newest first."""
         events = schema.events
-        query = sa.select(events).order_by(events.c.id.desc()).limit(_bounded(limit))
+        query = sa.select(events).order_by(events.c.id.desc()).limit(bounded(limit))
         if repository:
             query = query.where(
                 sa.or_(events.c.repository == repository, events.c.repository_id == repository)
@@ -272,15 +214,16 @@ def _jobs_query() -> sa.Select[Any]:
     )
 
 
-_SUMMARY = (
+SUMMARY = (
     "id", "project", "repository", "ref", "commit", "subject", "author", "manifest_path", "source", "state",
     "ending", "code", "reason", "nodes", "attempt", "created", "started", "ended", "progress", "rerun_of",
     "matrix",
 )  # fmt: skip
 
 
-def _summary(row: RowMapping) -> dict[str, Any]:
-    fields = {name: row[name] for name in _SUMMARY}
+def summary(row: RowMapping) -> dict[str, Any]:
+    """The fields of a `JobSummary`."""
+    fields = {name: row[name] for name in SUMMARY}
     fields["stopping"] = row["stop_requested"] is not None and row["state"] not in OUTCOMES
     fields["waiting"] = row["waiting"] or {}
     fields["cell"] = row["cell"] or {}
@@ -353,12 +296,3 @@ def _busy(connection: Connection) -> dict[str, list[str]]:
         if job not in found.setdefault(executor, []):
             found[executor].append(job)
     return found
-
-
-def _line(row: RowMapping) -> LogLine:
-    names = ("cursor", "time", "attempt", "node", "rank", "stream", "text")
-    return LogLine(**{name: row[name] for name in names})
-
-
-def _bounded(limit: int) -> int:
-    return max(1, min(limit, MAX_ROWS))

@@ -197,6 +197,12 @@ jobs = Table(
         "cursor", BigInteger, nullable=False, server_default="0"
     ),  # counter of log lines, metrics, timeline
     Index("ix_jobs_created", "created"),
+    # Everything that the list of jobs is filtered by. PostgreSQL keeps wide values outside of the row anyway.
+    Index(
+        "ix_jobs_listing",
+        *("created", "id", "state", "project", "repository_id", "ref", "author", "source"),
+        *("commit", "subject"),
+    ).ddl_if(dialect="sqlite"),
     Index(
         "ix_jobs_unfinished",
         "state",
@@ -296,6 +302,7 @@ log_lines = Table(
     Column("rank", Integer, nullable=False),
     Column("stream", Text, nullable=False),
     Column("text", Text, nullable=False),
+    _text("level", "info"),
     PrimaryKeyConstraint("job_id", "cursor"),
     sqlite_with_rowid=False,
 )

@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from trainforge.config.views import LogLine
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import Listener, job_key
-from trainforge.sender.queries import LogPage
+from trainforge.sender.store_output import LogPage
 from trainforge.sender.text import plain
 
 KEEP_ALIVE_S = 15.0

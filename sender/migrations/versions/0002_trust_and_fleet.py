@@ -13,28 +13,29 @@ depends_on = None
 
 def upgrade() -> None:
     """One function below per subject."""
+    _listing()
     _audit()
     _secrets()
     _membership()
     _people()
-    _results()
     _pushes()
+    _results()
+    _levels()
 
 
-def _pushes() -> None:
-    op.create_table(
-        "pushes",
-        sa.Column("repository_id", sa.Text(), nullable=False),
-        sa.Column("ref", sa.Text(), nullable=False),
-        sa.Column("commit", sa.Text(), nullable=False),
-        sa.Column("before", sa.Text(), nullable=False),
-        sa.Column("time", sa.Float(), nullable=False),
-        sa.PrimaryKeyConstraint("repository_id", "ref", "commit", name="pk_pushes"),
-    )
+def _listing() -> None:
+    """What the list of jobs is filtered by; PostgreSQL reads it from the rows as quickly."""
+    if op.get_bind().dialect.name == "sqlite":
+        columns = ["created", "id", "state", "project", "repository_id", "ref", "author", "source"]
+        op.create_index("ix_jobs_listing", "jobs", [*columns, "commit", "subject"], unique=False)
 
 
 def _results() -> None:
     op.add_column("jobs", sa.Column("result_missing", sa.Float(), nullable=True))
+
+
+def _levels() -> None:
+    op.add_column("log_lines", sa.Column("level", sa.Text(), server_default="info", nullable=False))
 
 
 def _secrets() -> None:
@@ -47,6 +48,18 @@ def _secrets() -> None:
         sa.Column("changed", sa.Float(), nullable=False),
         sa.Column("by", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("repository_id", "name", name="pk_secrets"),
+    )
+
+
+def _pushes() -> None:
+    op.create_table(
+        "pushes",
+        sa.Column("repository_id", sa.Text(), nullable=False),
+        sa.Column("ref", sa.Text(), nullable=False),
+        sa.Column("commit", sa.Text(), nullable=False),
+        sa.Column("before", sa.Text(), nullable=False),
+        sa.Column("time", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("repository_id", "ref", "commit", name="pk_pushes"),
     )
 
 
