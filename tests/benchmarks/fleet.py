@@ -315,7 +315,8 @@ async def _count_states(run: Run, folder: Path) -> dict[str, int]:
 
 def _report(run: Run, seconds: float, computed: float, memory: float) -> bool:
     twice = sum(count > 1 for count in Counter(key.split(".")[0] for key in run.started).values())
-    lost = run.jobs - sum(run.states.values()) + max(run.ended - run.states.get("completed", 0), 0)
+    lost = run.jobs - sum(run.states.values())
+    unseen = max(run.ended - run.states.get("completed", 0), 0)
     failed = run.states.get("failed", 0)
     worst = max(run.heartbeats)
     late = statistics.quantiles(run.heartbeats, n=100)[98]
@@ -329,6 +330,7 @@ def _report(run: Run, seconds: float, computed: float, memory: float) -> bool:
     print(f"{late * 1000:.0f} ms, the worst {worst * 1000:.0f} ms")
     print(f"  {median / bare:.1f} times a bare request to /health ({bare * 1000:.0f} ms)")
     print(f"sender: {computed / seconds:.0%} of one core, {memory:.0f} MiB; jobs {run.states}")
+    print(f"results that the sender has not looked at a minute later: {unseen}")
     print(f"placed twice: {twice}; failed: {failed}; lost: {lost}; errors: {dict(run.errors) or 'none'}")
     wrong = twice or failed or lost or run.errors
     return not wrong and worst < HEARTBEAT_S and memory < 300 and run.ended > 0
