@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,13 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trainforge.config.messages import CommitId, Name
-from trainforge.sender import actions, secrets_api, streams, trust_api
+from trainforge.sender import actions, changes, secrets_api, streams, trust_api
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
-from trainforge.sender.notify import EVENTS, EXECUTORS, JOBS
 from trainforge.sender.people import Person
 from trainforge.sender.problems import dump, read_model, read_query
-from trainforge.sender.query_forms import ChangesQuery, EventsQuery, JobsQuery, LogsQuery, MetricsQuery
+from trainforge.sender.query_forms import EventsQuery, JobsQuery, LogsQuery, MetricsQuery
 
 MAX_WAIT_S = 30.0
 PAGE_ROWS = 50
@@ -179,20 +177,6 @@ async def plan(request: Request) -> Response:
     return dump(await in_thread(actions.make_plan, _sender(request), *wanted))
 
 
-async def changes(request: Request) -> Response:
-    """Server-sent versions of a list page: another version means that it shows something else now."""
-    sender = _sender(request)
-    queries, asked = sender.queries, read_query(request, ChangesQuery)
-    chosen = asked.model_dump(exclude={"page"})
-    pages: dict[str, tuple[list[str], Callable[[], Sequence[BaseModel]]]] = {
-        "jobs": ([JOBS], lambda: queries.jobs(limit=PAGE_ROWS, **chosen)),
-        "executors": ([EXECUTORS, JOBS], lambda: queries.executors(sender.now())),
-        "events": ([EVENTS], lambda: queries.events(limit=PAGE_ROWS)),
-    }
-    keys, read = pages[asked.page]
-    return streams.stream_response(streams.follow_version(sender, keys, lambda: streams.version_of(*read())))
-
-
 routes = [
     Route("/jobs", list_jobs),
     Route("/jobs", submit_job, methods=["POST"]),
@@ -211,7 +195,7 @@ routes = [
     Route("/repositories", watch_repository, methods=["POST"]),
     Route("/events", list_events),
     Route("/plan", plan, methods=["POST"]),
-    Route("/changes", changes),
+    *changes.routes,
     *secrets_api.routes,
     *trust_api.routes,
 ]

@@ -33,6 +33,7 @@ from trainforge.sender import (
     api,
     compat,
     executor_api,
+    job_list,
     missing,
     pages,
     people_api,
@@ -108,6 +109,7 @@ def _routes(sender: Sender) -> list[BaseRoute]:
         Mount("/static", app=StaticFiles(directory=pages.HERE / "static")),
         *executor_api.routes,
         *webhooks.routes,
+        *job_list.routes,
         *pages.routes,
         *account.routes,
     ]

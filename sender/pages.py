@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -31,7 +31,6 @@ from trainforge.sender.people import Person
 from trainforge.sender.problems import as_error, problem, retry_header
 
 HERE = Path(__file__).parent
-STATES = ("active", "pending", "planning", "dispatching", "running", "completed", "failed", "cancelled")
 PAGE_ROWS = 50
 LOG_LINES = 1000
 
@@ -48,6 +47,7 @@ def environment(now: Callable[[], float]) -> Environment:
     )
     made.filters |= {
         "size": text.size,
+        "duration": text.duration,
         "number": text.number,
         "iso": text.iso,
         "ago": lambda time: text.ago(time, now()),
@@ -101,27 +101,6 @@ def _person(request: Request) -> Person:
 
 async def home(_request: Request) -> Response:
     return RedirectResponse("/jobs", 303)
-
-
-async def jobs_page(request: Request) -> Response:
-    person = _person(request)
-    return await in_thread(_jobs_page, request, person)
-
-
-def _jobs_page(request: Request, person: Person) -> Response:
-    sender = _sender(request)
-    chosen = {name: request.query_params.get(name, "") for name in ("state", "project", "before")}
-    jobs = sender.queries.jobs(limit=PAGE_ROWS, **chosen)
-    older = ""
-    if len(jobs) == PAGE_ROWS:
-        kept = {name: value for name, value in chosen.items() if value}
-        older = "/jobs?" + urlencode(kept | {"before": jobs[-1].id})
-    version = streams.version_of(*jobs)
-    live = "" if chosen["before"] else "/api/changes?" + urlencode({"page": "jobs"} | chosen)
-    return render(
-        request, "jobs.html", person=person, here="/jobs", stream=live, version=version,
-        jobs=jobs, chosen=chosen, states=STATES, older=older,
-    )  # fmt: skip
 
 
 async def executors_page(request: Request) -> Response:
@@ -226,7 +205,6 @@ def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
 routes = [
     Route("/", home),
-    Route("/jobs", guarded(jobs_page)),
     Route("/jobs/{job}", guarded(job_page)),
     Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
     Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from trainforge.config.messages import JobState
 from trainforge.sender.planned import Requirements
+from trainforge.sender.store_listing import Wanted
 
 MOST = 2**31 - 1
 Whole = Annotated[int, Field(ge=0, le=MOST)]
@@ -46,9 +47,18 @@ class EventsQuery(BaseModel):
 
 
 class ChangesQuery(BaseModel):
-    page: Literal["jobs", "executors", "events"]
+    page: Literal["jobs", "executors", "events", "queue"]
     state: JobState | Literal["active", ""] = ""
     project: Short = ""
+    repository: Short = ""
+    branch: Short = ""
+    author: Short = ""
+    source: Short = ""
+    q: Short = Field(default="", description="words that the jobs have somewhere")
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(**self.model_dump(exclude={"page"}))
 
 
 class RepositoryQuery(BaseModel):

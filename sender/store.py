@@ -18,6 +18,7 @@ from trainforge.sender.store_audit import AuditStore
 from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
+from trainforge.sender.store_listing import ListingStore
 from trainforge.sender.store_queue import QueueStore
 from trainforge.sender.store_results import ResultStore
 from trainforge.sender.store_schedules import ScheduleStore
@@ -35,6 +36,7 @@ class Store(
     ResultStore,
     QueueStore,
     DeadlineStore,
+    ListingStore,
 ):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:

@@ -48,6 +48,10 @@ function show(page) {
     const open = [...old.querySelectorAll("details")].map((item) => item.open);
     const fresh = document.adoptNode(part);
     [...fresh.querySelectorAll("details")].forEach((item, index) => { item.open = open[index] ?? false; });
+    for (const box of old.querySelectorAll("input:checked")) {
+      const same = [...fresh.querySelectorAll("input")].find((one) => one.name === box.name && one.value === box.value);
+      if (same) same.checked = true;
+    }
     old.replaceWith(fresh);
   }
   tellAges();

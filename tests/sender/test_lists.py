@@ -1,0 +1,82 @@
+"""The lists of the dashboard: jobs."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from support.web import COMMIT, Web
+from trainforge.sender import job_list
+
+PAGE = {"Accept": "text/html"}
+
+
+def _shown(site: Web, query: str = "") -> list[str]:
+    page = site.ask("GET", f"/jobs{query}", headers=PAGE)
+    assert page.status_code == 200, page.text
+    return re.findall(r'href="/jobs/([a-z2-7]{26})"', page.text)
+
+
+def test_jobs_are_found_by_every_filter_and_by_words(site: Web) -> None:
+    one = site.add_job(subject="Try a larger batch", author="ada", ref="refs/heads/wide")
+    two = site.add_job(subject="100% sure", author="bo", project="words")
+    site.set(two, source="submit")
+    site.end(two, "failed")
+    for query, expected in {
+        "": [two, one],
+        "?state=active": [one],
+        "?state=failed": [two],
+        "?state=nonsense": [two, one],
+        "?project=words": [two],
+        "?repository=demo&branch=wide": [one],
+        "?author=bo": [two],
+        "?source=submit": [two],
+        "?q=LARGER+try": [one],
+        "?q=100%25": [two],
+        "?q=10_%25": [],
+        f"?q={COMMIT[:8]}": [two, one],
+        "?q=larger&state=failed": [],
+    }.items():
+        assert _shown(site, query) == expected, query
+    straight = site.ask("GET", f"/jobs?q={one[:9]}", headers=PAGE)
+    assert (straight.status_code, straight.headers["location"]) == (303, f"/jobs/{one}")
+
+
+def test_a_page_leads_to_the_next_with_the_same_filters(site: Web) -> None:
+    jobs = [site.add_job(subject="even" if number % 2 else "odd") for number in range(110)]
+    first = site.ask("GET", "/jobs?q=even", headers=PAGE).text
+    older = re.search(r'href="(/jobs\?q=even&amp;before=\w+)" rel="next"', first)
+    assert older is not None
+    both = _shown(site, "?q=even") + _shown(site, older[1].removeprefix("/jobs").replace("&amp;", "&"))
+    assert both == [job for number, job in enumerate(jobs) if number % 2][::-1]
+    assert _shown(site, "?before=unknown") == []
+
+
+def test_a_row_tells_why_it_waits_how_far_it_is_and_its_primary_metric(site: Web) -> None:
+    manifest = "project: {name: d}\ntraining: {script: a.py}\nmetrics: {primary: f1, mode: max}\n"
+    job = site.add_job(manifest_text=manifest)
+    site.set(job, waiting={"alpha": "has no GPUs", "beta": "is offline"})
+    page = site.ask("GET", "/jobs", headers=PAGE).text
+    assert "alpha: has no GPUs" in page
+    assert "and 1 more" in page
+    started = time.time() - 60
+    site.set(job, state="running", progress=0.25, started=started, waiting={}, metrics={"loss": 2, "f1": 0.5})
+    page = site.ask("GET", "/jobs", headers=PAGE).text
+    assert "25%, about 3 min" in page
+    assert "<b>f1</b> 0.5" in page
+    assert job_list.key_metric(site.sender.queries.job(job), "gone") == ("loss", 2)
+
+
+def test_the_list_tells_its_version_by_the_same_filters(site: Web) -> None:
+    site.add_job(project="seen")
+    page = site.ask("GET", "/jobs?project=seen", headers=PAGE).text
+    stream = re.search(r'data-stream="([^"]+)" data-version="(\w+)"', page)
+    assert stream is not None
+    assert stream[1] == "/api/changes?page=jobs&amp;project=seen"
+    sender = site.sender
+    wanted = job_list.Wanted(project="seen")
+    assert job_list.version(sender, wanted) == stream[2]
+    site.add_job(project="other")
+    assert job_list.version(sender, wanted) == stream[2]
+    site.add_job(project="seen")
+    assert job_list.version(sender, wanted) != stream[2]
