@@ -11,8 +11,10 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy.engine import RowMapping
 
@@ -31,6 +33,7 @@ from trainforge.sender.notify import JOBS, RECONCILE, job_key
 from trainforge.sender.placing import Placing
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 LOOK_EVERY_S = 5.0  # leases end and offers expire without anybody ringing
 MAX_ROUNDS = 50
 LOOKS_AT_ONCE = 200
@@ -74,6 +77,8 @@ class Reconciler:
         self._due = Due()
         self._last_full = -LOOK_EVERY_S
         self._next_pass = 0.0
+        self._threads = ThreadPoolExecutor(SIDE_BY_SIDE, "decide")
+        self._for_remotes = ThreadPoolExecutor(REMOTES_AT_ONCE, "remote")
         self._looking, self._asking = asyncio.Semaphore(SIDE_BY_SIDE), asyncio.Semaphore(REMOTES_AT_ONCE)
 
     async def run(self) -> None:
@@ -93,6 +98,8 @@ class Reconciler:
             for task in self._remote.values():
                 task.cancel()
             await asyncio.gather(*self._remote.values(), return_exceptions=True)
+            self._threads.shutdown(wait=False)
+            self._for_remotes.shutdown(wait=False)
 
     async def _jobs(self) -> list[str]:
         """Whom to look at: those that changed or are due, or from time to time all."""
@@ -104,7 +111,7 @@ class Reconciler:
         if "" in changed or now - self._last_full >= LOOK_EVERY_S:
             self._last_full = now
             self.placing.due = True  # machines come and go, and their hours begin and end
-            return await asyncio.to_thread(lambda: self.placing.unsettled(self._sender.store.versions()))
+            return await self._decide(lambda: self.placing.unsettled(self._sender.store.versions()))
         return sorted(changed | {job for job, (moment, _) in self._pauses.items() if moment <= now})
 
     def _rest(self) -> float:
@@ -116,6 +123,13 @@ class Reconciler:
         if (due := self._due.first()) is not None:
             moments.append(now + due - self._sender.now())
         return max(min([self._last_full + LOOK_EVERY_S, *moments]) - now, 0.01)
+
+    async def _in(self, threads: ThreadPoolExecutor, work: Callable[..., T], *said: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *said)
+
+    async def _decide(self, work: Callable[..., T], *said: Any) -> T:
+        """In threads that no request takes: decisions must not queue behind the heartbeats of a fleet."""
+        return await self._in(self._threads, work, *said)
 
     async def _look(self, job: str) -> None:
         try:
@@ -130,7 +144,7 @@ class Reconciler:
         """One planning pass over all jobs that wait for machines; then a rest, the longer it took."""
         begun = time.monotonic()
         try:
-            placed = await asyncio.to_thread(self.placing.run)
+            placed = await self._decide(self.placing.run)
         except Exception:
             log.exception("planning failed")
         else:
@@ -141,7 +155,7 @@ class Reconciler:
 
     async def advance(self, job: str) -> None:
         """Take the job as far as its facts allow."""
-        done = await asyncio.to_thread(self.take, job)
+        done = await self._decide(self.take, job)
         if done.freed:
             self.freed()
         if done.remote is not None:
@@ -237,7 +251,7 @@ class Reconciler:
         sender = self._sender
         try:
             async with self._asking:
-                await asyncio.to_thread(self.settle, job, step)
+                await self._in(self._for_remotes, self.settle, job, step)
         except TrainForgeError as error:
             await asyncio.to_thread(self.unsettled, job, error)
         except Exception as error:
