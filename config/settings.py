@@ -45,6 +45,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Url = Annotated[str, AfterValidator(http_url)]
 TextList = Annotated[list[str], NoDecode, BeforeValidator(comma_list)]
+FolderList = Annotated[list[Folder], NoDecode, BeforeValidator(comma_list)]
 EnvironmentMode = Literal["auto", "inherit", "isolated"]
 
 
@@ -136,6 +137,10 @@ class ExecutorSettings(FileSettings):
     accept: Literal["auto", "ask"] = "auto"  # `ask`: the machine's owner says yes to each job
     accept_timeout: Annotated[Seconds, Field(le=3000)] = 120.0  # without an answer by then it is refused
     policy_file: Folder | None = None  # what jobs may do here; default: policy.yaml beside executor.yaml
+    isolation: Literal["auto", "process", "sandbox"] = "auto"  # `auto`: the strictest that works here
+    job_user: Literal["auto", "none"] = "auto"  # whether root gives each job a user of its own
+    shared_folders: FolderList = Field(default=[])  # what jobs in a sandbox may read besides
+    max_processes: Annotated[int, Field(ge=16)] = 4096  # and threads, of one job
     debug: bool = False  # log every detail
     environment_mode: EnvironmentMode = "auto"  # `auto` leaves it to the manifest
     advertise: TextList = Field(

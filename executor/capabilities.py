@@ -22,6 +22,7 @@ from trainforge.config.session import session_end
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import config_home
 from trainforge.executor import nvidia_smi
+from trainforge.executor.abilities import abilities
 from trainforge.executor.limits import Limits
 
 
@@ -72,6 +73,7 @@ def own_capabilities(settings: ExecutorSettings) -> Capabilities:
         "utc_offset": float(offset),
         "session_ends": session_ends(settings),
         "closed": closed,
+        "isolation": abilities(settings).shown(settings),
     }
     return has.model_copy(update=changes)
 

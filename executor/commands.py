@@ -32,6 +32,7 @@ class Setup:
     log: Path
     deadline: float  # monotonic
     stopping: Callable[[], bool]
+    owner: int = -1  # the job's own user: whose programs may open their output again, as /dev/stderr
 
     def check(self) -> None:
         if self.stopping():
@@ -51,16 +52,18 @@ class Setup:
         env: Mapping[str, str],
         code: str,
         redactor: Redactor | None = None,
+        before: Sequence[str] = (),
     ) -> None:
-        """`redactor` masks the output on its way to the log.
+        """`redactor` masks the output on its way to the log; `before` keeps the program in its walls.
 
         Raises NodeFailed with `code` and the end of the output when the program fails.
         """
         self.check()
         start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as output:
+            os.fchown(output.fileno(), self.owner, -1)
             process = subprocess.Popen(
-                list(argv),
+                [*before, *argv],
                 cwd=cwd,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ import os
 import secrets
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx2
@@ -19,8 +19,10 @@ from trainforge.executor.commands import Setup
 BLOCK = 1024 * 1024
 
 
-def prepare(manifest: Manifest, cache: Path, setup: Setup) -> Path:
+def prepare(manifest: Manifest, cache: Path, setup: Setup, *, files: Sequence[Path] | None = None) -> Path:
     """The folder with the data: empty when the manifest names none.
+
+    `files` are the folders that `file:` URLs may name, where a job may not read all that the executor may.
 
     Raises:
         NodeFailed: `data_failed`, saying what was expected and what came.
@@ -30,6 +32,11 @@ def prepare(manifest: Manifest, cache: Path, setup: Setup) -> Path:
         empty.mkdir(parents=True, exist_ok=True)
         return empty
     url, digest = manifest.data.url, manifest.data.sha256 or ""
+    if files is not None and url.startswith("file:") and not _within(url, files):
+        hint = "name its folder under shared_folders of this executor"
+        raise NodeFailed(
+            f"{url} is a file of the machine that jobs may not read", hint=hint, code="data_failed"
+        )
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "data"
     folder = cache / hashlib.sha256(f"{url}\0{digest}".encode()).hexdigest()[:40]
     target = folder / name
@@ -49,6 +56,11 @@ def prepare(manifest: Manifest, cache: Path, setup: Setup) -> Path:
         aside.unlink(missing_ok=True)
     setup.say(f"data {name}: {target.stat().st_size} bytes, sha256 {found}")
     return folder
+
+
+def _within(url: str, folders: Sequence[Path]) -> bool:
+    path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path)).resolve()
+    return any(path.is_relative_to(folder.resolve()) for folder in folders)
 
 
 def _fetch(url: str, target: Path, setup: Setup) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainforge.config.disk import FULL_WORDS
 from trainforge.config.messages import Ended, StopOrder
+from trainforge.executor import untrusted
 from trainforge.executor.supervise import Exit
 
 TAIL_BYTES = 64 * 1024
@@ -54,7 +55,7 @@ def last_words(logs: Path) -> Words:
 
 def _tail(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with untrusted.open_plain(path) as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL_BYTES))
             return file.read().decode("utf-8", "replace").strip()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainforge.config.messages import Log, Note
-from trainforge.executor import metrics
+from trainforge.executor import metrics, untrusted
 from trainforge.executor.journal import Entry, Journal
 
 READ = 128 * 1024
@@ -95,7 +95,7 @@ class Follower:
             begin = source.offset
             if self._step(source, final):
                 found = True
-                if source.kind != "metrics" and source.path.stat().st_size - begin > READ:
+                if source.kind != "metrics" and source.path.lstat().st_size - begin > READ:
                     unread.add(source.rank)
         return found
 
@@ -107,7 +107,7 @@ class Follower:
         if source.kind == "metrics" and not self.masked():
             return False
         try:
-            with source.path.open("rb") as file:
+            with untrusted.open_plain(source.path) as file:
                 file.seek(source.offset)
                 data = file.read(READ)
         except FileNotFoundError:
@@ -129,7 +129,7 @@ class Follower:
 
     def _skip(self, source: Source) -> bool:
         """Too much was printed: keep none of it, say so once."""
-        source.offset = source.path.stat().st_size
+        source.offset = source.path.lstat().st_size
         if not self.journal.positions.get("over"):
             note = Note(level="warning", text=f"output beyond {self.limit // 2**20} MiB is not kept")
             self.journal.append_step([("note", note)], {source.name: (source.offset, False), "over": True})
@@ -155,7 +155,7 @@ class Follower:
 def _written(source: Source) -> tuple[int, bool]:
     """When a file was last written; stdout first where both were at once."""
     try:
-        return source.path.stat().st_mtime_ns, source.kind == "stderr"
+        return source.path.lstat().st_mtime_ns, source.kind == "stderr"
     except FileNotFoundError:
         return 0, False
 

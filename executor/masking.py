@@ -22,10 +22,11 @@ BLOCK = 64 * 1024
 class Masking:
     """The pipes of one training: `start` once its processes are started, `finish` once they are gone."""
 
-    def __init__(self, run: Path, redactor: Any) -> None:
+    def __init__(self, run: Path, redactor: Any, user: int | None = None) -> None:
+        """`user` is the job's own, if it has one."""
         self.run = run
         self.folder = run / "streams"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         self._redactor = redactor
         self._ranks: set[str] = set()
         self._selector = selectors.DefaultSelector()
@@ -37,6 +38,9 @@ class Masking:
         for stream in ("stdout", "stderr"):
             os.mkfifo(self.folder / f"node.{stream}", 0o600)
             self._follow(f"node.{stream}")
+        if user is not None:
+            for path in (self.folder, *self.folder.iterdir()):
+                os.chown(path, user, user)
         self._thread = threading.Thread(target=self._move_all, name="masking")
 
     def start(self) -> None:

@@ -46,6 +46,7 @@ from trainforge.executor.checkpoints import SETTLE_S
 from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.deadline import deadline
 from trainforge.executor.follow import Follower
+from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.keeping import Keeping
@@ -56,7 +57,7 @@ from trainforge.executor.preparation import Preparation, Prepared
 from trainforge.executor.publishing import Publishing
 from trainforge.executor.services import Services
 from trainforge.executor.spool import Spool
-from trainforge.executor.supervise import Supervised
+from trainforge.executor.supervise import Around, Supervised
 from trainforge.executor.telling import told
 from trainforge.executor.training import Watch
 
@@ -82,6 +83,7 @@ class Node(threading.Thread):
         self.folder = book.folder(key)
         self.journal = Journal(self.folder / "journal.jsonl", services.said)
         self.supervised = Supervised(self.folder / "run")
+        self.walls = Walls(self.folder, services.settings)
         self.secrets = JobSecrets(key, self.token, services.secrets, services.own_secrets)
         self.journal.mask = self.secrets.record
         self.follower = Follower(self.journal, masked=lambda: self.secrets.settle() and self.secrets.known)
@@ -93,7 +95,9 @@ class Node(threading.Thread):
         self._abandoned = False
         self._local_stop: StopOrder | None = None
         self._orders: list[Order] = book.read(key)
-        self.preparation = Preparation(self.key, self.folder, self.order, services, self.secrets, self._phase)
+        self.preparation = Preparation(
+            self.key, self.folder, self.order, services, self.secrets, self.walls, self._phase
+        )
         self.keeping = Keeping(services.data_dir, key, self.order, self._warn)
         self.barrier = Barrier(self.key.rank, self.journal, services.advertise, self._phase)
 
@@ -190,6 +194,7 @@ class Node(threading.Thread):
             return Ended(code="disk_full" if full else "internal", reason=str(error)[:2000])
 
     def _say_ended(self, ended: Ended) -> None:
+        self.walls.remove()
         if ended.code == "disk_full":  # what nobody needs any more makes room for what is still to be said
             shutil.rmtree(self.folder / "work", ignore_errors=True)
         while self.supervised.begun and not self.secrets.settle() and not self._abandoned:
@@ -292,7 +297,12 @@ class Node(threading.Thread):
         self.follower.add(self.folder / "run" / "metrics.jsonl", 0, "metrics")
         self.follower.add_ranks(self.folder / "run" / "logs")
         watch = Watch(
-            self.supervised, self.follower, self.journal, wait=self._wait, stopping=self._stop_order
+            self.supervised,
+            self.follower,
+            self.journal,
+            wait=self._wait,
+            stopping=self._stop_order,
+            out_of_memory=self.walls.out_of_memory,
         )
         return self._keeping(manifest, watch)
 
@@ -333,13 +343,29 @@ class Node(threading.Thread):
                 order=order,
                 folders=folders,
                 python=prepared.python,
-                inherited=os.environ,
+                inherited=self.walls.environment(os.environ),
                 meeting=meeting,
                 deadline=end.at,
             )
         )
         limits = Limits.of(self.services.settings)
-        self.supervised.prepare(planned, timeout_s=run_limit, grace_s=grace, limits=limits, end=end)
+        around = self._around(prepared, folders)
+        self.supervised.prepare(
+            planned, timeout_s=run_limit, grace_s=grace, limits=limits, end=end, around=around
+        )
+        self.journal.append("note", Note(text=self.walls.words()))
+
+    def _around(self, prepared: Prepared, folders: launch.Folders) -> Around:
+        """What the training may change, and what else it sees."""
+        write = [folders.work, folders.output, folders.checkpoint, *self.supervised.make_folders()]
+        if self.secrets.values:
+            write.append(folders.run / "streams")
+            write[-1].mkdir(exist_ok=True)
+        self.walls.hand_over(write)
+        read = [folders.run, folders.data, *prepared.reads, *self.preparation.git_objects()]
+        cwd = self.preparation.working_folder(prepared.manifest)
+        before = self.walls.before(cwd, write=write, read=read)
+        return Around(tuple(before), self.walls.apart, self.walls.user)
 
     def _folders(self, manifest: Manifest, data_folder: Path, resume: str) -> launch.Folders:
         run, output = self.folder / "run", self.folder / "output"
@@ -347,7 +373,7 @@ class Node(threading.Thread):
         for folder in (run, output, kept):
             folder.mkdir(parents=True, exist_ok=True)
         usual = self.preparation.working_folder(manifest) / manifest.checkpoint.dir
-        if not usual.exists():
+        if not usual.exists() and usual.resolve().is_relative_to((self.folder / "work").resolve()):
             usual.parent.mkdir(parents=True, exist_ok=True)
             usual.symlink_to(kept)
         params_file, params = run / "params.json", self._params(manifest)
@@ -407,6 +433,7 @@ class Node(threading.Thread):
             journal=self.journal,
             services=self.services,
             secrets=self.secrets,
+            walls=self.walls,
         )
         publishing.run(phase=self._phase, wait=self._wait, over=lambda: self._newest(ForgetOrder) is not None)
         published = self.journal.find("published")
@@ -421,6 +448,7 @@ class Node(threading.Thread):
             with contextlib.suppress(OSError, TrainForgeError):
                 manifest = self.preparation.kept_manifest()
             self.keeping.clear(manifest)
+        self.walls.remove()
         if not self._abandoned:
             Spool(self.services.data_dir).keep(self.key, self.folder)
         self.book.forget(self.key)

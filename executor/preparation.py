@@ -14,6 +14,7 @@ from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import NodeKey, NodePhase, RunOrder
 from trainforge.executor import checkout, data, environment, launch, supervisor
 from trainforge.executor.commands import Setup
+from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.services import Services
 
@@ -25,6 +26,7 @@ class Prepared:
     manifest: Manifest
     python: str
     data: Path
+    reads: tuple[Path, ...] = ()  # what its Python needs to be seen besides
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Preparation:
     order: RunOrder
     services: Services
     secrets: JobSecrets
+    walls: Walls
     phase: Callable[[NodePhase, str], None]
 
     def run(self, setup: Setup) -> Prepared:
@@ -50,11 +53,12 @@ class Preparation:
         self.secrets.names = manifest.secrets
         self.secrets.require(setup.check)
         self.phase("environment", "")
-        python = self._environment(manifest, setup)
+        chosen = self._environment(manifest, setup)
         self.phase("data", "")
-        folder = data.prepare(manifest, self.services.data_dir / "cache" / "data", setup)
+        files = self.services.settings.shared_folders if self.walls.apart else None
+        folder = data.prepare(manifest, self.services.data_dir / "cache" / "data", setup, files=files)
         setup.check()
-        return Prepared(manifest, python, folder)
+        return Prepared(manifest, chosen.python, folder, tuple(chosen.folders))
 
     def kept_manifest(self) -> Manifest:
         """The manifest as it was checked out."""
@@ -84,6 +88,7 @@ class Preparation:
         (self.folder / MANIFEST).write_bytes(content)
         manifest = self._parse(content)
         self.services.acceptance.check_manifest(manifest, self.order)
+        self.walls.build(manifest, self.services.acceptance.policy, self.order.gpus)
         checkout.work_tree(mirror, self.order, self.folder / "work")
         script = manifest.training.script
         if script is not None and not (self.working_folder(manifest) / script).is_file():
@@ -99,22 +104,36 @@ class Preparation:
             manifest = manifest.model_copy(update={"environment": chosen})
         return manifest
 
-    def _environment(self, manifest: Manifest, setup: Setup) -> str:
+    def _environment(self, manifest: Manifest, setup: Setup) -> environment.Environment:
         done = self.folder / "environment.json"
         if done.exists():
-            python = str(json.loads(done.read_text())["python"])
-            if os.access(python, os.X_OK):
-                return python
+            kept = environment.Environment(**json.loads(done.read_text()))
+            if os.access(kept.python, os.X_OK):
+                return kept
         cwd = self.working_folder(manifest)
         cache = self.services.data_dir / "cache" / "environments"
-        chosen = environment.prepare(manifest, cwd, cache, setup, os.environ)
+        chosen = environment.prepare(manifest, cwd, cache, setup, os.environ, walls=self.walls)
+        self._set_up(manifest, cwd, chosen, setup)
+        supervisor.write_atomically(done, asdict(chosen))
+        return chosen
+
+    def _set_up(self, manifest: Manifest, cwd: Path, chosen: environment.Environment, setup: Setup) -> None:
+        """Run the job's own commands, behind its walls."""
         env = launch.base_environment(os.environ)
         env["PATH"] = f"{Path(chosen.python).parent}:{env.get('PATH', '/usr/bin:/bin')}"
+        env = self.walls.environment(env)
         env |= {name: str(value) for name, value in manifest.training.env.items()} | self.secrets.values
         redactor = self.secrets.redactor if self.secrets.values else None
+        work = self.folder / "work"
+        self.walls.hand_over([work])
+        setup.owner = -1 if self.walls.user is None else self.walls.user
         for command in manifest.training.setup:
             setup.say(f"$ {command}")
             argv = ["/bin/sh", "-c", command]
-            setup.run(argv, cwd=cwd, env=env, code="environment_failed", redactor=redactor)
-        supervisor.write_atomically(done, asdict(chosen))
-        return chosen.python
+            before = self.walls.before(cwd, write=[work], read=[*chosen.folders, *self.git_objects()])
+            setup.run(argv, cwd=cwd, env=env, code="environment_failed", redactor=redactor, before=before)
+
+    def git_objects(self) -> list[Path]:
+        """What the checkout borrows of its repository's mirror, for a job that asks git about its commit."""
+        mirror = checkout.mirror_path(self.services.data_dir / "mirrors", self.order.repository.id)
+        return [mirror.resolve() / "objects"]

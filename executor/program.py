@@ -15,6 +15,7 @@ from pathlib import Path
 from trainforge.config.errors import SettingsError, TrainForgeError
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.trust import SigningKey
+from trainforge.executor.abilities import check as check_isolation
 from trainforge.executor.agent import Agent
 from trainforge.executor.join import join
 from trainforge.executor.link import SenderLink
@@ -51,10 +52,12 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
     """Serve the sender until SIGTERM or SIGINT. Running training goes on, unless `stop_jobs`.
 
     Raises:
-        SettingsError: not joined yet, or an executor already runs in this data directory.
+        SettingsError: not joined yet, an executor already runs in this data directory, or the machine
+            lacks what `isolation` demands.
         Forbidden: the sender has removed this executor.
     """
     tell_the_terminal(debug=settings.debug)
+    check_isolation(settings)
     with only_one(settings.data_dir):
         with contextlib.suppress(TrainForgeError):  # the old key is good until the sender says otherwise
             finish_rotation(settings)

@@ -35,6 +35,7 @@ from trainforge.config.reasons import REASONS
 from trainforge.config.result import Artifact, JobRecord, commit_message, result_files
 from trainforge.config.result_index import shared_files
 from trainforge.executor import collect, environment, supervisor
+from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.services import Services
@@ -144,6 +145,7 @@ class Publishing:
     journal: Journal
     services: Services
     secrets: JobSecrets
+    walls: Walls
 
     def run(
         self,
@@ -306,6 +308,10 @@ class Publishing:
             chosen = json.loads((self.folder / "environment.json").read_text())
         except (OSError, ValueError):
             return {}
+        apart = {"level": self.walls.chosen.level, "network": self.walls.chosen.network}
+        chosen |= {"isolation": apart | {"own_user": self.walls.user is not None}}
         files = {"environment.json": self.secrets.text(json.dumps(chosen, indent=2)) + "\n"}
-        packages = self.secrets.text(environment.freeze(chosen["python"], os.environ))
+        names = ("python", "mode", "key", "base")
+        built = environment.Environment(**{name: chosen[name] for name in names if name in chosen})
+        packages = self.secrets.text(environment.freeze(built, os.environ, self.walls))
         return files | ({"requirements.lock.txt": packages} if packages else {})

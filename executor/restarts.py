@@ -34,12 +34,13 @@ class Restarts:
         self.tell = tell
 
     def look(self, keeper: Keeper) -> None:
-        for asked in sorted(self.folder.glob("*.asked"), key=lambda path: int(path.stem)):
+        found = (path for path in self.folder.glob("*.asked") if path.stem.isdecimal())
+        for asked in sorted(found, key=lambda path: int(path.stem))[: self.limit]:
             if not asked.with_suffix(".offers").exists():
                 self._answer(asked, keeper)
 
     def _answer(self, asked: Path, keeper: Keeper) -> None:
-        keeper.begin_again(asked.stat().st_mtime)
+        keeper.begin_again(asked.lstat().st_mtime)
         offers = {key: self.here.path(key) for key in self.offers()}
         why = endings.last_error(endings.last_words(self.run / "logs"))
         newest = next(iter(offers), "")

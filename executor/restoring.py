@@ -11,6 +11,7 @@ from pathlib import Path
 from trainforge.config.errors import TrainForgeError
 from trainforge.config.messages import NodeKey, Order, PublishOrder, RunOrder
 from trainforge.config.result import JobRecord
+from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.publishing import Publishing
@@ -71,6 +72,7 @@ class Restoring:
                 journal=journal,
                 services=self._services,
                 secrets=secrets,
+                walls=Walls(kept, self._services.settings),
             ).again()
         finally:
             journal.close()

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from trainforge.config.messages import Usage
-from trainforge.executor import supervisor
+from trainforge.executor import supervisor, untrusted
 from trainforge.executor.deadline import Deadline
 from trainforge.executor.launch import Launch
 from trainforge.executor.limits import Limits
@@ -27,6 +27,8 @@ PROGRAM = str(Path(__file__).with_name("supervisor.py"))
 MARK = "TRAINFORGE_SUPERVISION"
 ADOPTIONS = 3  # of one training, after errors that nobody expected
 STOP_S = 5.0
+NOTE_LIMIT = 4096
+METRICS, WRITTEN = "metrics.jsonl", ("logs", "ranks", "restarts")
 NO_LIMITS, NEVER = Limits(), Deadline()
 
 
@@ -36,6 +38,23 @@ def _in_memory(data: bytes) -> int:
     os.write(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def _note(path: Path) -> dict[str, int]:
+    """A rank's, as far as it is one: whatever else a job writes there is passed over."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError), untrusted.open_plain(path) as file:
+        data = json.loads(file.read(NOTE_LIMIT))
+        return {name: int(data[name]) for name in ("rank", "world_size", "local_rank", "pid", "restart")}
+    return {}
+
+
+@dataclass(frozen=True)
+class Around:
+    """What comes before the launcher's arguments, and who it is then (see `isolating.py`)."""
+
+    before: tuple[str, ...] = ()
+    sandboxed: bool = False
+    user: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,9 @@ class Exit:
     memory_limit: int = 0
     cpu_s: float = 0.0
     lost: bool = False
+
+
+OPEN = Around()
 
 
 class Supervised:
@@ -73,10 +95,10 @@ class Supervised:
         grace_s: float,
         limits: Limits = NO_LIMITS,
         end: Deadline = NEVER,
+        around: Around = OPEN,
     ) -> None:
         """Write down what to run; from here on `start` may be called any number of times."""
-        for folder in ("logs", "ranks"):
-            (self.run / folder).mkdir(parents=True, exist_ok=True)
+        self.make_folders()
         command = b"".join(os.fsencode(part) + b"\0" for part in launch.command)
         (self.run / "command").write_bytes(command)
         env = {**launch.env, MARK: secrets.token_hex(16)}
@@ -86,6 +108,9 @@ class Supervised:
             "timeout_s": timeout_s,
             "end": asdict(end),
             "grace_s": grace_s,
+            "before": list(around.before),
+            "sandboxed": around.sandboxed,
+            "user": around.user,
             "memory_limit": limits.memory,
             "cpus": limits.cpus,
             "processes": launch.processes,
@@ -95,6 +120,16 @@ class Supervised:
         }
         supervisor.write_atomically(self.run / "spec.json", spec)
         (self.run / "spec.json").chmod(0o600)
+
+    def make_folders(self) -> list[Path]:
+        """What the training writes to in the run folder, all of which is the supervisor's else."""
+        folders = [self.run / name for name in WRITTEN]
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        files = [folders[0] / "node.stdout", folders[0] / "node.stderr", self.run / METRICS]
+        for file in files:
+            file.touch()
+        return [*folders, self.run / METRICS]
 
     def spec(self) -> dict[str, Any]:
         data: dict[str, Any] = json.loads((self.run / "spec.json").read_text())
@@ -213,7 +248,7 @@ class Supervised:
 
     def ranks(self) -> list[dict[str, int]]:
         """What each process said of itself when it started."""
-        found = [json.loads(path.read_text()) for path in (self.run / "ranks").glob("[0-9]*.json")]
+        found = [note for path in (self.run / "ranks").glob("[0-9]*.json") if (note := _note(path))]
         return sorted(found, key=lambda item: item["rank"])
 
     def usage(self) -> Usage:

@@ -34,6 +34,8 @@ SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 POLL_S = 0.5
 MEASURE_S = 1.0
 MEMORY_GRACE_S = 5.0
+SIGNALLED = 128
+PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Supervision:
@@ -42,8 +44,8 @@ class Supervision:
     def __init__(self, run: Path, private: dict[str, Any]) -> None:
         self.run = run
         self.private: dict[str, str] = private.get("env", {})
-        self.masking = _masking(run, private["mask"]) if private.get("mask") else None
         self.spec: dict[str, Any] = json.loads((run / "spec.json").read_text())
+        self.masking = _masking(run, private["mask"], self.spec) if private.get("mask") else None
         self.statuses: dict[int, int | None] = {}
         self.failed_first: int | None = None
         self.reason = ""
@@ -51,6 +53,8 @@ class Supervision:
         self.killed = False
         self.started = time.time()
         self.memory_limit = int(self.spec.get("memory_limit") or 0)
+        self.before: list[str] = self.spec.get("before") or []
+        self.sandboxed = bool(self.spec.get("sandboxed"))
         self.peak_memory = 0
         self.measured = time.monotonic()
         limit = self.spec.get("timeout_s")
@@ -72,7 +76,7 @@ class Supervision:
             for command in self.spec["commands"]:
                 try:
                     process = subprocess.Popen(
-                        command["argv"],
+                        [*self.before, *command["argv"]],
                         cwd=self.spec["cwd"],
                         env={**command["env"], **self.private},
                         stdin=subprocess.DEVNULL,
@@ -121,11 +125,12 @@ class Supervision:
             return
         self.warn_at = None
         (self.run / "warned").touch()
-        own = set(descendants(os.getpid()))
+        own = {inner_number(pid): pid for pid in descendants(os.getpid())}
         for note in (self.run / "ranks").glob("[0-9]*.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                pid = int(json.loads(note.read_text())["pid"])
-                if pid in own:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                with open(os.open(note, PLAIN)) as file:  # noqa: PTH123 - a job's file: no link is followed
+                    pid = own.get(int(json.loads(file.read(4096))["pid"]))
+                if pid is not None:
                     os.kill(pid, signal.SIGUSR1)
 
     def begin_stop(self, reason: str) -> None:
@@ -135,8 +140,19 @@ class Supervision:
         grace = self.grace()
         self.kill_at = time.monotonic() + (min(grace, MEMORY_GRACE_S) if reason == "memory_limit" else grace)
         for pid in self.statuses:
+            inside = self.inside(pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGTERM)
+                if not inside:
+                    os.killpg(pid, signal.SIGTERM)
+            for each in inside:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(each, signal.SIGTERM)
+
+    def inside(self, leader: int) -> list[int]:
+        """Of its group what runs in a sandbox: bubblewrap itself would end at once, and all with it."""
+        if not self.sandboxed:
+            return []
+        return [pid for pid in descendants(leader) if group_of(pid) == leader and inner_number(pid) > 1]
 
     def measure(self, now: float) -> None:
         """Memory of all processes from time to time, and the end where it is more than they may have.
@@ -179,6 +195,8 @@ class Supervision:
                 return True
             if pid in self.statuses:
                 code = os.waitstatus_to_exitcode(status)
+                if self.sandboxed and code > SIGNALLED and code - SIGNALLED <= signal.SIGRTMAX:
+                    code = SIGNALLED - code  # as bubblewrap tells of a signal
                 self.statuses[pid] = code
                 if code != 0 and self.failed_first is None and not self.reason:
                     self.failed_first = code
@@ -217,6 +235,22 @@ def descendants(root: int) -> list[int]:
     return found
 
 
+def inner_number(pid: int) -> int:
+    """The number that a process has for itself: within a sandbox another one; 0 if it is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return int(line.split()[-1])
+    return 0
+
+
+def group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return 0
+
+
 def resident(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
@@ -237,7 +271,9 @@ def proportional(pid: int) -> int:
 
 def write_atomically(path: Path, data: dict[str, Any]) -> None:
     aside = path.with_suffix(".aside")
-    with aside.open("w") as file:
+    aside.unlink(missing_ok=True)  # and not through what a job may have put there
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with open(os.open(aside, flags, 0o644), "w") as file:  # noqa: PTH123
         json.dump(data, file)
         file.flush()
         os.fsync(file.fileno())
@@ -259,11 +295,11 @@ def _told() -> dict[str, Any]:
     return data
 
 
-def _masking(run: Path, secrets: list[str]) -> Any:
+def _masking(run: Path, secrets: list[str], spec: dict[str, Any]) -> Any:
     """The two modules that a job without secrets does not need, loaded from where they lie."""
     here = Path(__file__).parent
     redact = _load(here.parent / "config" / "redact.py")
-    return _load(here / "masking.py").Masking(run, redact.Redactor(secrets))
+    return _load(here / "masking.py").Masking(run, redact.Redactor(secrets), spec.get("user"))
 
 
 def _load(path: Path) -> Any:

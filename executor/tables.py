@@ -6,10 +6,11 @@ is journalled with them: whoever follows next takes none twice.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
-from trainforge.executor import lightning, metrics
+from trainforge.executor import lightning, metrics, untrusted
 from trainforge.executor.journal import Journal
 
 EVERY_S = 1.0
@@ -32,20 +33,24 @@ class Tables:
         if now - self._looked < EVERY_S and not final:
             return
         self._looked = now
-        for path in self._found():
-            about = path.stat()
+        for root, path in self._found():
+            about = path.lstat()
             seen = (about.st_size, about.st_mtime_ns)
             if self._seen.get(path) != seen and about.st_mtime >= self.since and about.st_size <= LARGEST:
                 self._seen[path] = seen
-                self._take(path)
+                with contextlib.suppress(FileNotFoundError):  # it was something else than it seemed
+                    self._take(root, path)
 
-    def _found(self) -> list[Path]:
-        found = {path for root in self.roots for pattern in PATTERNS for path in root.glob(pattern)}
-        return sorted(path for path in found if path.is_file() and not path.is_symlink())
+    def _found(self) -> list[tuple[Path, Path]]:
+        found = {path: root for root in self.roots for pattern in PATTERNS for path in root.glob(pattern)}
+        return sorted(
+            (root, path) for path, root in found.items() if path.is_file() and not path.is_symlink()
+        )
 
-    def _take(self, path: Path) -> None:
+    def _take(self, root: Path, path: Path) -> None:
         name = f"table:{path}"
-        text = path.read_text(encoding="utf-8", errors="replace")
+        with untrusted.open_below(root, path.relative_to(root)) as file:
+            text = file.read(LARGEST).decode("utf-8", "replace")
         rows, taken = lightning.from_csv(text, int(self.journal.positions.get(name, 0)))
         found = [metric for row in rows if (metric := metrics.from_mapping(row, 0)) is not None]
         if found:

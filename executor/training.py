@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ class Watch:
         *,
         wait: Callable[[float], None],
         stopping: Callable[[], StopOrder | None],
+        out_of_memory: Callable[[], bool] = lambda: False,
     ) -> None:
         self.supervised = supervised
         self.follower = follower
         self.journal = journal
         self.wait = wait
         self.stopping = stopping
+        self.out_of_memory = out_of_memory
         self.spec: dict[str, Any] = supervised.spec()
         roots = [Path(self.spec["cwd"]), supervised.run.parent / "output"]
         self.tables = Tables(journal, roots, (supervised.run / "spec.json").stat().st_mtime)
@@ -105,6 +108,8 @@ class Watch:
             self.journal.append("usage", self.supervised.usage())
 
     def _ended(self, done: Exit) -> Ended:
+        if done.memory_limit and not done.stopped and done.exit_code and self.out_of_memory():
+            done = replace(done, stopped="memory_limit")  # the kernel was faster than the supervisor
         used = {"peak_memory_bytes": done.peak_memory_bytes or None, "cpu_s": round(done.cpu_s, 2)}
         return self._how(done).model_copy(update=used)
 

@@ -76,7 +76,7 @@ def test_built_once_and_kept_by_its_key(place: Place) -> None:
     assert place.prepare(training) == first
     assert "kept from before" in (place.root / "setup.log").read_text()
     assert list(Path(first.python).parent.parent.rglob("tiny_forge*.pyc"))
-    assert "tiny-forge" in environment.freeze(first.python, place.env)
+    assert "tiny-forge" in environment.freeze(first, place.env)
     assert stamp
     (place.work / "tiny_forge-1.0-py3-none-any.whl").unlink()
     wheel(place.work, "2.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import os
 import sys
@@ -78,9 +79,10 @@ def test_a_program_that_dies_is_started_again(served: int, forward: str) -> None
     tunnel = CommandTunnel(forward, served)
     first = tunnel.url()
     for child in psutil.Process().children():
-        if "forward.py" in " ".join(child.cmdline()):
-            child.kill()
-            child.wait()
+        with contextlib.suppress(psutil.ZombieProcess):  # an ended one of another test
+            if "forward.py" in " ".join(child.cmdline()):
+                child.kill()
+                child.wait()
     wait_for("another URL", lambda: tunnel.url() != first)
     assert httpx2.get(tunnel.url()).text == "hello"
     tunnel.close()
