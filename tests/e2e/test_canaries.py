@@ -159,7 +159,7 @@ def set_all(fleet: Fleet, repository: str) -> None:
 @pytest.fixture
 def watched(running: Fleet) -> tuple[Fleet, str, str]:
     """A failed job that has shown its secrets wherever it could, and all arguments seen meanwhile."""
-    go = running.root / "go"
+    go = running.signals / "go"
     more = f"secrets: [{', '.join(CANARIES)}]\n"
     text = manifest("canaries", more=more).replace(
         "launcher: python}", f"launcher: python, setup: [{json.dumps(PREPARE)}]}}"
@@ -225,7 +225,7 @@ def test_a_job_without_its_secret_fails_before_it_trains(running: Fleet) -> None
 
 def test_a_restarted_executor_masks_what_the_job_goes_on_to_say(running: Fleet) -> None:
     value = CANARIES["HF_TOKEN"]
-    go = running.root / "go"
+    go = running.signals / "go"
     script = (
         "import json, os, pathlib, time\n"
         "print('up', flush=True)\n"

@@ -131,7 +131,7 @@ accelerator.end_training()
 
 def test_a_cut_in_mid_training_is_resumed_from_the_checkpoint_by_those_left(hosts: Fleet) -> None:
     assert hosts.network
-    store, go_on = hosts.root / "store", hosts.root / "go-on"
+    store, go_on = hosts.root / "store", hosts.signals / "go-on"
     manifest = MANIFEST.replace("nodes: 3", "nodes: 2:3") + (
         f"checkpoint: {{store: {store}, keep: 2}}\ntimeout: {{grace: 1s}}\nretry: {{max: 2}}\n"
     )

@@ -15,7 +15,7 @@ def _training(fleet: Fleet) -> tuple[str, Path]:
     """A job in the middle of its training, and the file that lets it end."""
     fleet.start_sender()
     fleet.add_executor("alpha")
-    go_on = fleet.root / "go-on"
+    go_on = fleet.signals / "go-on"
     script = UNTIL_TOLD.format(go_on=str(go_on))
     fleet.push(fleet.project("long", {"train.py": script, "trainforge.yaml": manifest("long")}))
     job = fleet.the_job()
@@ -75,7 +75,7 @@ def test_both_die_while_training_goes_on(fleet: Fleet) -> None:
 def test_the_executor_dies_around_its_push_of_the_result(fleet: Fleet, moment: str) -> None:
     fleet.start_sender()
     fleet.add_executor("alpha", failpoint=f"{moment}:kill")
-    go_on = fleet.root / "go-on"
+    go_on = fleet.signals / "go-on"
     go_on.touch()
     script = UNTIL_TOLD.format(go_on=str(go_on))
     fleet.push(fleet.project("long", {"train.py": script, "trainforge.yaml": manifest("long")}))
@@ -102,7 +102,7 @@ def test_a_stop_ends_training_with_a_result(fleet: Fleet) -> None:
 def test_an_executor_that_never_returns_gives_its_job_to_another(fleet: Fleet) -> None:
     fleet.start_sender(lease_ttl=2, lost_after=1)
     fleet.add_executor("alpha")
-    go_on = fleet.root / "go-on"
+    go_on = fleet.signals / "go-on"
     script = UNTIL_TOLD.format(go_on=str(go_on))
     fleet.push(fleet.project("long", {"train.py": script, "trainforge.yaml": manifest("long")}))
     job = fleet.the_job()

@@ -124,7 +124,7 @@ def test_a_remote_that_is_away_makes_the_job_wait_and_say_so(fleet: Fleet) -> No
     fleet.add_executor("alpha")
     bare, work = _bare(fleet, "away")
     fleet.cli("sender", "watch", str(bare), "--name", "away")
-    go_on = fleet.root / "go-on"
+    go_on = fleet.signals / "go-on"
     script = UNTIL_TOLD.format(go_on=str(go_on))
     fleet.commit(work, {"train.py": script, "trainforge.yaml": manifest("away")})
     fleet.push(work)

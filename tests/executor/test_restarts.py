@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.executors import Project, Start, ended, forgotten, git, joined, story
+from support.executors import Project, Start, ended, forgotten, git, joined, signals, story
 from support.scripts import UNTIL_TOLD
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
@@ -28,7 +28,7 @@ def numbers(node: NodeState) -> list[int]:
 
 
 def test_training_survives_its_executor(double: SenderDouble, tmp_path: Path, start: Start) -> None:
-    go_on = tmp_path / "go-on"
+    go_on = signals(tmp_path) / "go-on"
     project = Project(
         tmp_path, {"trainforge.yaml": MANIFEST, "train.py": UNTIL_TOLD.format(go_on=str(go_on))}
     )
@@ -69,7 +69,9 @@ def test_no_line_is_lost_or_double_over_many_kills(
     assert [data["values"] for data in node.data("metric")] == [{"done": 1}]
 
 
-@pytest.mark.parametrize("point", ["26.executor.launch", "29.executor.gather", "31.executor.push", "32.executor.pushed"])
+@pytest.mark.parametrize(
+    "point", ["26.executor.launch", "29.executor.gather", "31.executor.push", "32.executor.pushed"]
+)
 def test_killed_at_a_point_there_is_one_result(
     double: SenderDouble, tmp_path: Path, start: Start, point: str
 ) -> None:
@@ -88,7 +90,7 @@ def test_killed_at_a_point_there_is_one_result(
 
 
 def test_sigterm_leaves_the_training_alone(double: SenderDouble, tmp_path: Path, start: Start) -> None:
-    go_on = tmp_path / "go-on"
+    go_on = signals(tmp_path) / "go-on"
     project = Project(
         tmp_path, {"trainforge.yaml": MANIFEST, "train.py": UNTIL_TOLD.format(go_on=str(go_on))}
     )

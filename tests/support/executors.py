@@ -71,12 +71,20 @@ class Project:
         return {path: git("show", f"trainforge-results:{path}", cwd=self.bare) for path in paths}
 
 
+def signals(root: Path) -> Path:
+    """Where a training sees what a test tells it, even from a sandbox."""
+    folder = root / "signals"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def settings(folder: Path, **changes: Any) -> ExecutorSettings:
     fields: dict[str, Any] = {
         "data_dir": folder,
         "name": folder.name,
         "heartbeat_every": 0.5,
         "poll_interval": 0.1,
+        "shared_folders": [signals(folder.parent)],
     }
     return ExecutorSettings(**(fields | changes))
 

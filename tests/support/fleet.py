@@ -26,6 +26,8 @@ class Fleet:
         self.root = root
         self.home = root / "home"
         self.home.mkdir(parents=True)
+        self.signals = root / "signals"  # where trainings see what a test tells them
+        self.signals.mkdir()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.url = ""
         self.token = ""
@@ -164,7 +166,8 @@ class Fleet:
         )
 
     def _executor(self, name: str) -> dict[str, object]:
-        return {"data_dir": self.root / name, "name": name, "heartbeat_every": 1}
+        data_dir = self.root / name
+        return {"data_dir": data_dir, "name": name, "heartbeat_every": 1, "shared_folders": self.signals}
 
     def start_executor(self, name: str, **settings: object) -> None:
         self._start(name, "executor", "start", settings=self._executor(name) | settings)
