@@ -382,7 +382,7 @@ class SimExecutor(Actor):
                 node, "finished", {"state": "failed", "code": "publish_blocked", "reason": str(error)}
             )
         except TrainForgeError as error:
-            pause = min(60.0, 2.0 ** min(number, 6))
+            pause = min(10.0, 2.0 ** min(number, 6))
             waiting = {"reason": str(error)[:200], "next_try": self.world.now + pause}
             self._append(node, "publish_waiting", waiting)
             self.later(pause, lambda: self._publish(node, publish, number + 1))

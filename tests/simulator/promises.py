@@ -93,14 +93,14 @@ class Promises:
             self.world.broken(f"job {job} is {state}, but the remote never said so")
 
     def restored(self, sender: SimSender, when: float) -> None:
-        """What was acknowledged after the backup may be forgotten, but for the branch's newest commit."""
+        """What was acknowledged after the backup may be forgotten."""
         self._states[sender.name] = dict(sender.store.states())
         self._tries = {key: state for key, state in self._tries.items() if key[0] != sender.name}
         for key, (code, _, _) in sender.store.attempts_now().items():
             self._tries[sender.name, *key] = code
         acked = self.acknowledged_pushes.get(sender.name, {})
         for commit, moment in list(acked.items()):
-            if moment >= when and commit != self.remote.main[-1]:
+            if moment >= when:
                 del acked[commit]
 
     def push_acknowledged(self, sender: SimSender, commit: str) -> None:

@@ -123,6 +123,7 @@ class Mirror:
         self._made += 1
         name = f"{self.actor.name}{self._made}{old}{sorted(files)}"
         new = hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+        self.remote.world.meanwhile(self.actor)
         if self.actor.parted:
             raise GitUnreachable("no network")
         self.remote.push(old, new, files)

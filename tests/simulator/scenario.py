@@ -47,7 +47,7 @@ class Run:
         self.promises = Promises(world, self.remote)
         self.senders: dict[str, SimSender] = {}
         self.executors: list[SimExecutor] = []
-        for number in range(2 if rng.random() < 0.15 else 1):
+        for number in range(2 if rng.random() < 0.25 else 1):
             name = f"sender{number}"
             sender = SimSender(world, name, self.remote, self.promises, make_store(self, name))
             self.senders[name] = sender
@@ -102,6 +102,41 @@ class Run:
             moment, nth = rng.choice(MOMENTS), rng.randint(1, 2)
             fault, delay = rng.choice(self._faults), rng.choice((0.0, 0.0, rng.uniform(0, 3)))
             self.world.watchers.append(self._strike(moment, nth, fault, delay))
+
+        for story in (self._torn_push, self._next_month, self._starved_publisher):
+            if rng.random() < 0.1:
+                story()
+
+    def _torn_push(self) -> None:
+        """A sender dies within the first writes after it has acknowledged a push."""
+
+        def tear() -> None:
+            self.main.fuse = self.rng.randint(1, 4)
+
+        self.world.watchers.append(self._strike("acked", 1, tear, 0.0))
+
+    def _next_month(self) -> None:
+        """A backup of before the first push is restored after the month has ended."""
+        world = self.world
+        world.now = _END_OF_MONTH - self.rng.uniform(0, 200)
+        world.later(0.5, lambda: self._guarded(self.main.back_up))
+        world.later(
+            self.rng.uniform(320, 600), lambda: self._guarded(lambda: self.main.restore(keep_file=True))
+        )
+
+    def _starved_publisher(self) -> None:
+        """Who is to publish reaches no remote, then no sender, until another is asked to train."""
+        world = self.world
+
+        def watch(moment: str, who: str, about: Any) -> None:
+            if moment == "accepted-publish" and not world.calm:
+                world.watchers.remove(watch)
+                self.remote.down = True
+                one = next(executor for executor in self.executors if executor.name == who)
+                world.later(6, lambda: setattr(one, "parted_until", world.now + self.rng.uniform(200, 260)))
+                world.later(150, self._remote_up)
+
+        world.watchers.append(watch)
 
     def _strike(self, moment: str, nth: int, fault: Callable[[], None], delay: float) -> Callable[..., None]:
         left = nth
@@ -184,8 +219,12 @@ class Run:
         before = self.remote.main[number - 1] if number else ""
         for sender in self.senders.values():
             serve = lambda s=sender: s.webhook(commit, commit, before)  # noqa: E731
-            answered = lambda _, s=sender: self.promises.push_acknowledged(s, commit)  # noqa: E731
+            answered = lambda _, s=sender, n=len(sender.restored): self._acknowledged(s, commit, n)  # noqa: B008, E731
             self.world.call(_Hub(self.world), sender, serve, answered, lambda error: None)
+
+    def _acknowledged(self, sender: SimSender, commit: str, restores: int) -> None:
+        if len(sender.restored) == restores:
+            self.promises.push_acknowledged(sender, commit)
 
     def redeliver(self) -> None:
         if self.remote.main:

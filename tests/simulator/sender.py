@@ -106,6 +106,7 @@ class SimSender(Actor):
         self.mirror = Mirror(remote, self)
         self.place = SimPlace(REPO, Path("/nonexistent"), REPO.url, remote=remote)
         self.executors: dict[str, SimExecutor] = {}
+        self.restored: list[float] = []
         self.backups: list[tuple[Any, float]] = []
         # The rest is what `Sender` has.
         self.settings, self.data_dir, self.base_url = SETTINGS, Path("/nonexistent"), "http://sender"
@@ -338,4 +339,5 @@ class SimSender(Actor):
         self.world.note(
             self.name, f"a backup is restored, {'with' if keep_file else 'without'} the fence file"
         )
+        self.restored.append(when)
         self.promises.restored(self, when)
