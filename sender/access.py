@@ -32,6 +32,7 @@ GIT = "git"  # the handler asks `app.git_access`: viewers fetch, operators push,
 
 ACCESS: dict[str, str] = {
     "GET /health": PUBLIC,
+    "GET /api/openapi.json": PUBLIC,  # nothing in it is of this sender
     "* /static": PUBLIC,
     "* /git": GIT,
     "POST /webhooks/github": SIGNED,

@@ -42,7 +42,7 @@ class StopAsk(Ask):
     reason: str = Field(default="", max_length=1000)
 
 
-class PlanAsk(Ask):
+class PreviewAsk(Ask):
     manifest: str = Field(max_length=128 * 1024)
     overrides: dict[str, Any] = {}
     executors: list[str] = []
@@ -172,7 +172,7 @@ async def list_events(request: Request) -> Response:
 
 
 async def plan(request: Request) -> Response:
-    ask = await read_model(request, PlanAsk)
+    ask = await read_model(request, PreviewAsk)
     wanted = (ask.manifest, ask.overrides, ask.executors)
     return dump(await in_thread(actions.make_plan, _sender(request), *wanted))
 

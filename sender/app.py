@@ -35,6 +35,7 @@ from trainforge.sender import (
     executor_api,
     job_list,
     missing,
+    openapi,
     pages,
     people_api,
     registry,
@@ -104,7 +105,7 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
 def _routes(sender: Sender) -> list[BaseRoute]:
     return [
         Route("/health", health),
-        Mount("/api", routes=[*compat.routes, *people_api.routes, *api.routes]),
+        Mount("/api", routes=[*openapi.routes, *compat.routes, *people_api.routes, *api.routes]),
         Mount("/git", app=cast(ASGIApp, git_server(sender))),
         Mount("/static", app=StaticFiles(directory=pages.HERE / "static")),
         *executor_api.routes,

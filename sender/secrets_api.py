@@ -32,7 +32,7 @@ class SecretAsk(BaseModel):
     branches: list[Glob] = Field(default=[], max_length=50)
 
 
-class _Nothing(BaseModel):
+class Nothing(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -94,7 +94,7 @@ async def remove_secret(request: Request) -> Response:
 
 
 async def rotate_key(request: Request) -> Response:
-    await read_model(request, _Nothing)
+    await read_model(request, Nothing)
     return dump({"secrets": await in_thread(vault.rotate, _sender(request), _by(request)[1])})
 
 

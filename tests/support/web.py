@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import sqlalchemy as sa
 
+from support import described
 from support.waiting import wait_for
 from trainforge.config.identity import job_id
 from trainforge.config.messages import Capabilities, JoinRequest
@@ -49,8 +50,11 @@ class Web:
         return {"Authorization": f"Bearer {self.token}"}
 
     def ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        """The answer, which has to be as `/api/openapi.json` describes it."""
         headers = self.bearer | options.pop("headers", {})
-        return httpx2.request(method, self.url + path, headers=headers, timeout=30, **options)
+        answer = httpx2.request(method, self.url + path, headers=headers, timeout=30, **options)
+        described.check(method, path, answer)
+        return answer
 
     def get(self, path: str, **options: Any) -> Any:
         answer = self.ask("GET", path, **options)
