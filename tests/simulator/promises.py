@@ -158,7 +158,7 @@ class Promises:
             node.token.incarnation,
             node.token.number,
         )
-        if own and attempt["state"] in {"lost", "superseded"}:
+        if own and attempt["state"] == "lost":
             self.world.broken(
                 f"{node.key} was published by {executor.name} after it was given up as {attempt['state']}"
             )
