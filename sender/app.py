@@ -32,8 +32,8 @@ from trainforge.sender import (
     actions,
     api,
     compat,
+    dashboard,
     executor_api,
-    job_list,
     missing,
     openapi,
     pages,
@@ -110,7 +110,7 @@ def _routes(sender: Sender) -> list[BaseRoute]:
         Mount("/static", app=StaticFiles(directory=pages.HERE / "static")),
         *executor_api.routes,
         *webhooks.routes,
-        *job_list.routes,
+        *dashboard.routes,
         *pages.routes,
         *account.routes,
     ]

@@ -21,6 +21,7 @@ from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import prove
 from trainforge.sender.notify import EXECUTORS, orders_key, seen_key
+from trainforge.sender.store_audit import SENDER
 
 KIND = "machine"
 PENDING = "pending-"
@@ -148,12 +149,8 @@ def add(sender: Sender, name: str, host: str, port: int) -> dict[str, Any]:
     Raises:
         Conflict: one of this name has joined already.
     """
-    if any(view.name == name for view in members(sender)):
-        raise Conflict(f"a machine called {name} has joined already", hint="give this one another name")
+    invitation = expect(sender, name, host, port)
     told = {"host": host, "port": port}
-    sender.store.put_document(KIND, name, told, sender.now())
-    sender.bell.ring(EXECUTORS)
-    invitation = actions.invite(sender)
     line = f"{invitation['command']} --name {name} && trainforge executor start"
     hint = f"run the join line on {host} before {_clock(invitation['expires'])}; it works once"
     return _expected(name, told) | {
@@ -161,6 +158,21 @@ def add(sender: Sender, name: str, host: str, port: int) -> dict[str, Any]:
         "expires": invitation["expires"],
         "hint": hint,
     }
+
+
+def expect(
+    sender: Sender, name: str, host: str = "", port: int = 0, actor: str = SENDER, **kind: Any
+) -> dict[str, Any]:
+    """Note that a machine is to come; gives the invitation for it, `kind` as `registry.create_join_token`.
+
+    Raises:
+        Conflict: one of this name has joined already.
+    """
+    if any(view.name == name for view in members(sender)):
+        raise Conflict(f"a machine called {name} has joined already", hint="give this one another name")
+    sender.store.put_document(KIND, name, {"host": host, "port": port}, sender.now())
+    sender.bell.ring(EXECUTORS)
+    return actions.invite(sender, actor, **kind)
 
 
 def _clock(moment: float) -> str:

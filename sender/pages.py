@@ -103,16 +103,6 @@ async def home(_request: Request) -> Response:
     return RedirectResponse("/jobs", 303)
 
 
-async def executors_page(request: Request) -> Response:
-    person = _person(request)
-    sender = _sender(request)
-    executors = await in_thread(sender.queries.executors, sender.now())
-    return render(
-        request, "executors.html", person=person, here="/executors", executors=executors,
-        stream="/api/changes?page=executors", version=streams.version_of(*executors),
-    )  # fmt: skip
-
-
 async def events_page(request: Request) -> Response:
     person = _person(request)
     events = await in_thread(lambda: _sender(request).queries.events(limit=PAGE_ROWS))
@@ -208,6 +198,5 @@ routes = [
     Route("/jobs/{job}", guarded(job_page)),
     Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
     Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),
-    Route("/executors", guarded(executors_page)),
     Route("/events", guarded(events_page)),
 ]

@@ -28,7 +28,7 @@ async function refresh(version) {
   if (busy || version === main.dataset.version) return;
   busy = true;
   try {
-    const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+    const answer = await fetch(main.dataset.page || location.href, { headers: { Accept: "text/html" } });
     if (answer.redirected || !answer.ok) return;
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));
     main.dataset.version = version;

@@ -80,3 +80,64 @@ def test_the_list_tells_its_version_by_the_same_filters(site: Web) -> None:
     assert job_list.version(sender, wanted) == stream[2]
     site.add_job(project="seen")
     assert job_list.version(sender, wanted) != stream[2]
+
+
+# --- executors --------------------------------------------------------------------------------------------
+
+
+def test_executors_are_shown_in_the_way_a_person_likes(site: Web) -> None:
+    site.add_executor("alpha", labels={"zone": "east"})
+    with site.log_in() as browser:
+        assert '<ul class="grid">' in browser.get("/executors").text
+        assert "zone=east" in browser.get("/executors?view=table").text
+        assert "<table>" in browser.get("/executors").text
+
+
+def test_an_executor_is_drained_asked_and_removed_without_a_script(site: Web) -> None:
+    executor = site.add_executor("alpha")
+    with site.log_in() as browser:
+        at = f"/executors/{executor}"
+        assert browser.post(f"{at}/drain").status_code == 303
+        assert "draining" in browser.get(at).text
+        assert browser.post(f"{at}/undrain").status_code == 303
+        assert "draining" not in browser.get(at).text
+        with site.sender.store.write() as c:
+            c.exec_driver_sql("UPDATE executors SET last_seen = 1")
+        assert "is `trainforge executor start` running there?" in browser.post("/executors/check").text
+        assert browser.post(f"{at}/remove").headers["location"] == "/executors"
+        assert "revoked" in browser.get(at).text
+    assert {"executor.drained", "executor.removed"} <= {
+        row["action"] for row in site.sender.store.audit_rows()
+    }
+
+
+def test_a_machine_is_added_waited_for_approved_and_greeted(site: Web) -> None:
+    with site.log_in() as browser:
+        form = {"name": "gamma", "kind": "machine", "approval": "true"}
+        page = browser.post("/executors/add", data=form).text
+        line = re.search(r"trainforge executor join http\S+ (\S+) --name gamma", page)
+        assert line is not None
+        assert 'data-page="/executors/add/gamma"' in page
+        waiting = browser.get("/executors/add/gamma").text
+        assert "waiting" in waiting
+        assert line[1] not in waiting
+        executor = site.add_executor("gamma")
+        with site.sender.store.write() as c:
+            c.exec_driver_sql("UPDATE executors SET pending = 1")
+        assert "waits for approval" in browser.get("/executors/add/gamma").text
+        assert browser.post(f"/executors/{executor}/approve").status_code == 303
+        assert "Welcome, gamma!" in browser.get("/executors/add/gamma").text
+        again = browser.post("/executors/add", data=form)
+        assert (again.status_code, "has joined already" in again.text) == (409, True)
+        assert browser.post("/executors/add", data={"name": "no good"}).status_code == 422
+        notebook = browser.post("/executors/add", data={"name": "lab", "kind": "colab"}).text
+        assert "!trainforge executor start --ephemeral" in notebook
+
+
+def test_only_admins_add_and_remove_machines(site: Web) -> None:
+    executor = site.add_executor("alpha")
+    site.sender.people.add_user("otto", "operator", site.sender.now())
+    with site.log_in("otto") as browser:
+        assert browser.get("/executors/add").status_code == 403
+        assert browser.post(f"/executors/{executor}/remove").status_code == 403
+        assert "Add a machine" not in browser.get("/executors").text
