@@ -16,7 +16,7 @@ from trainforge.config.manifest import apply_overrides, parse_manifest
 from trainforge.config.views import ExecutorView, JobDetail, RepositoryView
 from trainforge.hooks.addresses import validate_url
 from trainforge.hooks.watch import git_folder
-from trainforge.sender import events, registry
+from trainforge.sender import events, leading, registry
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
 from trainforge.sender.preview import preview
@@ -41,9 +41,14 @@ async def stop(sender: Sender, job: str, reason: str, actor: str = SENDER) -> Jo
     return await in_thread(sender.queries.job, job)
 
 
-async def retry(sender: Sender, job: str, actor: str = SENDER) -> JobDetail:
-    """A new job that does the same again and names the old one."""
-    again = await in_thread(events.retry_job, sender, job)
+async def retry(
+    sender: Sender, job: str, actor: str = SENDER, changes: Mapping[str, Any] | None = None
+) -> JobDetail:
+    """A new job that does the same again and names the old one.
+
+    `changes` are the keys of the manifest that it sets anew, in place of those that the old one set.
+    """
+    again = await in_thread(partial(events.retry_job, sender, job, overrides=changes))
     note = partial(sender.store.audit, actor, "job.retried", job, {"as": again}, now=sender.now())
     await in_thread(note)
     return await in_thread(sender.queries.job, again)
@@ -84,7 +89,9 @@ async def look(sender: Sender, repository: str, source: str) -> list[str]:
         return [f"TrainForge: {error}"]
 
 
-async def watch(sender: Sender, url: str, name: str | None, actor: str = SENDER) -> RepositoryView:
+async def watch(
+    sender: Sender, url: str, name: str | None, actor: str = SENDER, *, take_over: bool = False
+) -> RepositoryView:
     """Watch a repository from now on; what it holds already leads to no job.
 
     Raises:
@@ -95,6 +102,8 @@ async def watch(sender: Sender, url: str, name: str | None, actor: str = SENDER)
         sender.store.audit, actor, "repository.watched", repo.id, {"url": repo.url}, now=sender.now()
     )
     await in_thread(note)
+    if take_over:
+        await in_thread(leading.take_over, sender, events.place_of(sender, repo))
     await look(sender, repo.id, "watch")
     sender.bell.ring(REPOSITORIES)
     views = await in_thread(sender.queries.repositories)

@@ -15,7 +15,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from trainforge import __version__
@@ -31,9 +30,14 @@ from trainforge.sender import (
     account,
     actions,
     api,
+    assets,
+    compare,
     compat,
     dashboard,
     executor_api,
+    files_page,
+    job_page,
+    log_page,
     missing,
     openapi,
     pages,
@@ -78,6 +82,7 @@ def open_sender(settings: SenderSettings) -> Sender:
 def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
     """`loops` run while the application does; all of them by default."""
     running = LOOPS if loops is None else loops
+    files = assets.Assets(assets.load(pages.HERE / "static"))
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -89,7 +94,7 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
             await _end([*tasks, *sender.tasks])
 
     app = Starlette(
-        routes=access.protect(_routes(sender)),
+        routes=access.protect(_routes(sender, files)),
         middleware=[
             Middleware(SafeHeaders),
             Middleware(TakesNothingNewWhenLow, disk=sender.disk, refuse=_refuse),
@@ -98,20 +103,24 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
         lifespan=lifespan,
     )
     app.state.sender = sender
-    app.state.templates = pages.environment(sender.now)
+    app.state.templates = pages.environment(sender.now, files.address)
     return app
 
 
-def _routes(sender: Sender) -> list[BaseRoute]:
+def _routes(sender: Sender, files: assets.Assets) -> list[BaseRoute]:
     return [
         Route("/health", health),
         Mount("/api", routes=[*openapi.routes, *compat.routes, *people_api.routes, *api.routes]),
         Mount("/git", app=cast(ASGIApp, git_server(sender))),
-        Mount("/static", app=StaticFiles(directory=pages.HERE / "static")),
+        Mount("/static", app=files),
         *executor_api.routes,
         *webhooks.routes,
         *dashboard.routes,
         *pages.routes,
+        *job_page.routes,
+        *log_page.routes,
+        *files_page.routes,
+        *compare.routes,
         *account.routes,
     ]
 

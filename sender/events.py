@@ -31,6 +31,7 @@ from trainforge.hooks.gitread import (
 from trainforge.hooks.gitrun import GitNotFound, run
 from trainforge.hooks.reachable import Remote, check_reachable, contains
 from trainforge.hooks.triggers import RefChange
+from trainforge.sender import leading
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
 from trainforge.sender.notify import EVENTS, JOBS, RESULTS
@@ -123,7 +124,9 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
     try:
-        lines = handle_refs(sender, place, place.refs(), source)
+        refs = place.refs()
+        leading.settle(sender, place, refs)
+        lines = handle_refs(sender, place, refs, source)
     except TrainForgeError as error:
         sender.store.note_check(repo.id, sender.now(), str(error))
         raise
@@ -170,7 +173,7 @@ def _handle_change(  # noqa: PLR0917
     base |= {"old": change.old or "", "new": change.new or ""}
     if triggers.ignored_ref(change.ref, results):
         sender.store.move_head(repo.id, change.ref, (change.old or "", change.new or ""), sender.now())
-        ours = change.old is None or (change.new and sender.store.is_result(repo.id, change.new))
+        ours = change.new is not None and sender.store.is_result(repo.id, change.new)
         if change.branch in results and not ours:
             sender.moved.add((repo.id, change.branch))
             sender.bell.ring(RESULTS)
@@ -362,6 +365,7 @@ def draft_jobs(
     """
     repo = sender.store.repository(repository)
     place = place_of(sender, repo)
+    leading.refuse_others(sender, place)
     chosen = choose_executors(sender, executors)
     if place.builtin:
         if not contains(place.mirror, commit):
@@ -380,7 +384,9 @@ def draft_jobs(
     return NewEvent(source, repo.id, repo.name, "job", ref=ref, new=commit), jobs
 
 
-def retry_job(sender: Sender, job: str, source: str = "retry") -> str:
+def retry_job(
+    sender: Sender, job: str, source: str = "retry", *, overrides: Mapping[str, Any] | None = None
+) -> str:
     """A new job that asks for the same as an old one; of a matrix, its cell alone."""
     row = sender.store.job(job)
     count = sender.store.count_reruns(job)
@@ -390,7 +396,7 @@ def retry_job(sender: Sender, job: str, source: str = "retry") -> str:
         row["commit"],
         manifest_path=row["manifest_path"],
         ref=row["ref"],
-        overrides=row["overrides"],
+        overrides=row["overrides"] if overrides is None else overrides,
         executors=row["executors"],
         rerun=f"{job}:{count + 1}",
         rerun_of=job,

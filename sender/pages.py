@@ -6,7 +6,6 @@ version differs, so nothing is rendered twice in two languages.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +18,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from trainforge.config.errors import Conflict, NotTrusted, TrainForgeError
+from trainforge.config.errors import NotTrusted, TrainForgeError
 from trainforge.config.matrix import cell_name
-from trainforge.config.messages import OUTCOMES
-from trainforge.config.reasons import REASONS
-from trainforge.config.views import JobDetail, LogLine, MetricPoint
-from trainforge.sender import actions, streams, text
+from trainforge.config.views import LogLine
+from trainforge.sender import streams, text
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.people import Person
@@ -32,11 +29,13 @@ from trainforge.sender.problems import as_error, problem, retry_header
 
 HERE = Path(__file__).parent
 PAGE_ROWS = 50
-LOG_LINES = 1000
 
 
-def environment(now: Callable[[], float]) -> Environment:
-    """Templates whose every value loses terminal codes and is escaped; `now` is read at each rendering."""
+def environment(now: Callable[[], float], asset: Callable[[str], str]) -> Environment:
+    """Templates whose every value loses terminal codes and is escaped; `now` is read at each rendering.
+
+    `asset` makes the address of a static file.
+    """
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -53,9 +52,12 @@ def environment(now: Callable[[], float]) -> Environment:
         "ago": lambda time: text.ago(time, now()),
         "branch": lambda ref: ref.removeprefix("refs/heads/").removeprefix("refs/"),
         "who": _who,
+        "clock": lambda time: text.iso(time)[11:19],
         "cell": cell_name,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
+        "path": lambda path: quote(str(path), safe="/"),
     }
+    made.globals["asset"] = asset
     return made
 
 
@@ -112,74 +114,6 @@ async def events_page(request: Request) -> Response:
     )  # fmt: skip
 
 
-# --- one job ------------------------------------------------------------------------------------------
-
-
-async def job_page(request: Request) -> Response:
-    person = _person(request)
-    return await in_thread(_job_page, request, person)
-
-
-def _job_page(request: Request, person: Person) -> Response:
-    sender = _sender(request)
-    named = request.path_params["job"]
-    found = sender.queries.resolve(named)
-    if found != named:
-        return RedirectResponse(f"/jobs/{found}", 307)
-    # The log first: what is said after it was read comes over the stream.
-    lines = sender.queries.last_lines(found, LOG_LINES)
-    job = sender.queries.job(found)
-    cursor = lines[-1].cursor if lines else 0
-    ended = job.state in OUTCOMES
-    return render(
-        request,
-        "job.html",
-        person=person,
-        here="/jobs",
-        stream="" if ended else f"/api/jobs/{found}/logs?page=1&after={cursor}",
-        version=streams.version_of(job),
-        job=job,
-        ended=ended,
-        took=_took(job, sender.now()),
-        meaning=REASONS.get(job.code),
-        curves=curves(sender.queries.last_metrics(found, 2000)),
-        lines=lines,
-        cursor=cursor,
-        cut=len(lines) == LOG_LINES,
-        manifest=sender.queries.manifest(found),
-    )
-
-
-def _took(job: JobDetail, now: float) -> str:
-    return text.duration((job.ended or now) - job.started) if job.started else ""
-
-
-def curves(points: list[MetricPoint]) -> dict[str, str]:
-    """The course of every numeric metric, as an SVG polyline's points."""
-    courses: dict[str, list[float]] = {}
-    for point in points:
-        for name, value in point.values.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                courses.setdefault(name, []).append(float(value))
-    drawn = {name: text.polyline(values) for name, values in courses.items()}
-    return {name: line for name, line in drawn.items() if line}
-
-
-async def stop_job(request: Request) -> Response:
-    person = _person(request)
-    sender = _sender(request)
-    job = await in_thread(sender.queries.resolve, request.path_params["job"])
-    with contextlib.suppress(Conflict):  # it has ended meanwhile, which the page shows
-        await actions.stop(sender, job, f"stopped by {person.name}", person.actor)
-    return RedirectResponse(f"/jobs/{job}", 303)
-
-
-async def retry_job(request: Request) -> Response:
-    sender = _sender(request)
-    job = await in_thread(sender.queries.resolve, request.path_params["job"])
-    return RedirectResponse(f"/jobs/{(await actions.retry(sender, job, request.state.person.actor)).id}", 303)
-
-
 def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
     """A page that shows its refusals as pages."""
 
@@ -195,8 +129,5 @@ def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
 routes = [
     Route("/", home),
-    Route("/jobs/{job}", guarded(job_page)),
-    Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
-    Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),
     Route("/events", guarded(events_page)),
 ]

@@ -1,25 +1,27 @@
-// Keeps a page alive: log lines are appended as text, everything else is fetched again from the
+// Keeps a page alive: log lines are shown as text, everything else is fetched again from the
 // sender, which has escaped it, whenever its version differs. Without this module the pages still work.
 
+import { Log } from "./log.js";
+
 const main = document.querySelector("main[data-stream]");
-const KEPT_LINES = 5000;
+const box = document.getElementById("log");
+const log = box && new Log(box);
+const charts = document.getElementById("charts");
 let busy = false;
 let wanted = "";
 
 if (main) {
-  const log = document.getElementById("log");
   const source = new EventSource(main.dataset.stream);
-  source.addEventListener("version", (event) => refresh(JSON.parse(event.data)));
+  source.addEventListener("version", (event) => {
+    refresh(JSON.parse(event.data));
+    document.dispatchEvent(new Event("trainforge:news"));
+  });
   source.addEventListener("end", () => source.close());
-  if (log) {
-    const label = document.querySelector("label.follow");
-    label.hidden = false;
-    log.scrollTop = log.scrollHeight;
-    source.onmessage = (event) => append(log, JSON.parse(event.data));
-  }
+  if (log) source.onmessage = (event) => log.take(JSON.parse(event.data));
   window.addEventListener("pagehide", () => source.close());
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
+if (charts) import("./charts.js").then((module) => module.showCharts(charts));
 tellAges();
 setInterval(tellAges, 10_000);
 
@@ -57,25 +59,10 @@ function show(page) {
   tellAges();
 }
 
-function append(log, line) {
-  if (line.cursor <= Number(log.dataset.cursor)) return;
-  log.dataset.cursor = line.cursor;
-  const row = document.createElement("div");
-  row.className = line.stream;
-  row.append(cell("rank", line.rank < 0 ? `node ${line.node}` : `rank ${line.rank}`), cell("text", line.text));
-  log.append(row);
-  while (log.childElementCount > KEPT_LINES) log.firstElementChild.remove();
-  if (document.getElementById("follow").checked) log.scrollTop = log.scrollHeight;
-}
-
-function cell(name, text) {
-  const span = document.createElement("span");
-  span.className = name;
-  span.textContent = text;
-  return span;
-}
-
 function tellAges() {
+  for (const time of document.querySelectorAll("time[data-clock]")) {
+    time.textContent = new Date(time.dateTime).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  }
   for (const time of document.querySelectorAll("time[datetime]:not([data-exact])")) {
     const passed = Math.max((Date.now() - Date.parse(time.dateTime)) / 1000, 0);
     const [length, unit] = passed >= 86400 ? [86400, "d"] : passed >= 3600 ? [3600, "h"]
