@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import translate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -168,24 +169,25 @@ def digest_name(relative: str) -> str:
     return hashlib.sha256(relative.encode()).hexdigest()
 
 
-def matcher(pattern: str) -> Callable[[str], object]:
+def matcher(pattern: str) -> Callable[[str], bool]:
     """A glob over whole relative paths: `*` stays in one folder, `**` goes through any number."""
-    parts: list[str] = []
-    for piece in re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]*\])", pattern.removeprefix("./")):
-        if piece == "**/":
-            parts.append(r"(?:[^/]+/)*")
-        elif piece == "**":
-            parts.append(r".*")
-        elif piece == "*":
-            parts.append(r"[^/]*")
-        elif piece == "?":
-            parts.append(r"[^/]")
-        elif piece.startswith("[") and len(piece) > 2:
-            inner = piece[1:-1].replace("\\", r"\\").replace("[", r"\[")
-            parts.append(f"[^/{inner[1:]}]" if inner[0] in "!^" and len(inner) > 1 else f"[{inner}]")
-        else:
-            parts.append(re.escape(piece))
-    try:
-        return re.compile("".join(parts)).fullmatch
-    except re.error:
-        return re.compile(re.escape(pattern)).fullmatch
+    # A missing expression stands for `**`.
+    wanted = [
+        None if part == "**" else re.compile(translate(part.replace("[^", "[!")))
+        for part in pattern.removeprefix("./").split("/")
+    ]
+
+    def fits(relative: str) -> bool:
+        """By the set of positions that each part can end at: no backtracking that a pattern could abuse."""
+        parts, positions = relative.split("/"), {0}
+        for index, part in enumerate(wanted):
+            if part is None:
+                inside = 0 < index == len(wanted) - 1
+                positions = set(range(min(positions) + inside, len(parts) + 1))
+            else:
+                positions = {at + 1 for at in positions if at < len(parts) and part.match(parts[at])}
+            if not positions:
+                return False
+        return len(parts) in positions
+
+    return fits

@@ -48,10 +48,7 @@ class Journal:
         step: list[tuple[int, dict[str, Any]]] = []
         start = 0
         for line in self._file.readlines():
-            try:
-                data = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                data = None
+            data = _whole(line)
             if data is None:
                 break
             step.append((start, data))
@@ -135,6 +132,18 @@ class Journal:
     def close(self) -> None:
         with self._lock:
             self._file.close()
+
+
+def _whole(line: bytes) -> dict[str, Any] | None:
+    """The record in a line, if it is one from end to end."""
+    try:
+        data = json.loads(line) if line.endswith(b"\n") else None
+        if isinstance(data, dict) and isinstance(data.get("at", {}), dict):
+            _record(data)
+            return data
+    except (ValueError, KeyError, RecursionError):
+        pass
+    return None
 
 
 def _record(data: dict[str, Any]) -> Record:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hmac
 from urllib.parse import urlsplit
 
@@ -91,7 +90,7 @@ def basic_password(authorization: str) -> str:
         return ""
     try:
         decoded = base64.b64decode(encoded.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, or not UTF-8 within
         return ""
     return decoded.partition(":")[2]
 

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trainforge.config.errors import Conflict, Forbidden, NotFound
-from trainforge.config.messages import OUTCOMES
+from trainforge.config.messages import OUTCOMES, CommitId
 from trainforge.config.views import ExecutorView, JobDetail, JobSummary
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
 from trainforge.hooks.gitread import ObjectReader
@@ -151,9 +151,9 @@ class DistributedAsk(BaseModel):
     repository: str = Field(min_length=1, max_length=2048)
     workers: int = Field(default=1, ge=1, le=1024)
     config: dict[str, Any] = {}
-    commit: str | None = None
-    ref: str = ""
-    manifest_path: str = ""
+    commit: CommitId | None = None
+    ref: str = Field(default="", max_length=1024)
+    manifest_path: str = Field(default="", max_length=1024)
 
 
 class ClaimAsk(BaseModel):

@@ -21,6 +21,7 @@ from trainforge.config.views import (
 )
 from trainforge.sender import answers as a
 from trainforge.sender import api, compat_network, people_api, query_forms, secrets_api, trust_api
+from trainforge.sender import compat_answers as first
 from trainforge.sender import compat_jobs as jobs
 from trainforge.sender.planned import PlanAsk, Preferences
 
@@ -128,90 +129,94 @@ OPERATIONS: dict[str, Operation] = {
     "DELETE /api/tokens/{token:int}": Operation("Revoke a token", a.Revoked),
     # --- the first API
     "POST /api/jobs/distributed": Operation(
-        "Train on several machines", a.WorkerJob, jobs.DistributedAsk, refusals=REMOTE
+        "Train on several machines", first.WorkerJob, jobs.DistributedAsk, refusals=REMOTE
     ),
-    "GET /api/jobs/pending": Operation("Jobs that wait", a.WorkerJobs),
+    "GET /api/jobs/pending": Operation("Jobs that wait", first.WorkerJobs),
     "POST /api/jobs/{job}/claim": Operation(
-        "Which rank a machine has", a.Claimed, jobs.ClaimAsk, refusals=(MOVED,)
+        "Which rank a machine has", first.Claimed, jobs.ClaimAsk, refusals=(MOVED,)
     ),
-    "GET /api/jobs/{job}/status": Operation("A job's state", a.WorkerJob, refusals=(MOVED,)),
-    "PUT /api/jobs/{job}/status": Operation("Cancel a job", a.WorkerJob, jobs.StatusAsk, refusals=(MOVED,)),
+    "GET /api/jobs/{job}/status": Operation("A job's state", first.WorkerJob, refusals=(MOVED,)),
+    "PUT /api/jobs/{job}/status": Operation(
+        "Cancel a job", first.WorkerJob, jobs.StatusAsk, refusals=(MOVED,)
+    ),
     "GET /api/workers": Operation("All workers", dict[str, list[dict[str, Any]]]),
     "GET /api/workers/{worker}": Operation("A worker", dict[str, Any], refusals=(MOVED,)),
-    "GET /api/network/machines": Operation("All machines", a.Machines),
+    "GET /api/network/machines": Operation("All machines", first.Machines),
     "POST /api/network/machines": Operation(
-        "Expect a machine", a.MachineView, compat_network.MachineAsk, refusals=(MOVED,)
+        "Expect a machine", first.MachineView, compat_network.MachineAsk, refusals=(MOVED,)
     ),
     "GET /api/network/machines/{machine}": Operation(
-        "A machine", a.MachineView, query=query_forms.WaitQuery, refusals=(MOVED,)
+        "A machine", first.MachineView, query=query_forms.WaitQuery, refusals=(MOVED,)
     ),
     "DELETE /api/network/machines/{machine}": Operation(
-        "Remove a machine", a.RemovedMachine, refusals=(MOVED,)
+        "Remove a machine", first.RemovedMachine, refusals=(MOVED,)
     ),
     "DELETE /api/network/machines/by-name/{machine}": Operation(
-        "Remove a machine", a.RemovedMachine, refusals=(MOVED,)
+        "Remove a machine", first.RemovedMachine, refusals=(MOVED,)
     ),
     "POST /api/network/machines/{machine}/ping": Operation(
-        "Have a machine answer", a.Pong, query=query_forms.WaitQuery, refusals=(MOVED,)
+        "Have a machine answer", first.Pong, query=query_forms.WaitQuery, refusals=(MOVED,)
     ),
     "POST /api/network/machines/{machine}/dispatch_job": Operation(
-        "Queue a job for one machine", a.DistributedStatus, compat_network.WholeAsk, refusals=REMOTE
+        "Queue a job for one machine", first.DistributedStatus, compat_network.WholeAsk, refusals=REMOTE
     ),
     "GET /api/network/machines/{machine}/job_status/{job}": Operation(
-        "A job on a machine", a.DistributedStatus, refusals=(MOVED,)
+        "A job on a machine", first.DistributedStatus, refusals=(MOVED,)
     ),
     "POST /api/network/machines/{machine}/stop_job/{job}": Operation(
-        "Stop a job on a machine", a.DistributedStatus, refusals=(MOVED,)
+        "Stop a job on a machine", first.DistributedStatus, refusals=(MOVED,)
     ),
-    "GET /api/network/status": Operation("The fleet in one answer", a.NetworkStatus),
-    "POST /api/network/health-check": Operation("Ask every machine", a.HealthCheck),
-    "GET /api/network/capabilities": Operation("What the sender's host has", a.HostCapabilities),
+    "GET /api/network/status": Operation("The fleet in one answer", first.NetworkStatus),
+    "POST /api/network/health-check": Operation("Ask every machine", first.HealthCheck),
+    "GET /api/network/capabilities": Operation("What the sender's host has", first.HostCapabilities),
     "GET /api/network/preferences": Operation("One's wishes", Preferences),
     "PUT /api/network/preferences": Operation("Keep one's wishes", Preferences, Preferences),
-    "POST /api/network/distributed/plan": Operation("Plan a job", a.ProposedJob, PlanAsk, refusals=REMOTE),
+    "POST /api/network/distributed/plan": Operation(
+        "Plan a job", first.ProposedJob, PlanAsk, refusals=REMOTE
+    ),
     "POST /api/network/distributed/dispatch": Operation(
-        "Queue a planned job", a.DistributedStatus, compat_network.DispatchAsk, refusals=REMOTE
+        "Queue a planned job", first.DistributedStatus, compat_network.DispatchAsk, refusals=REMOTE
     ),
     "GET /api/network/distributed/status/{job}": Operation(
-        "A job's state", a.DistributedStatus, refusals=(MOVED,)
+        "A job's state", first.DistributedStatus, refusals=(MOVED,)
     ),
     "POST /api/network/distributed/stop/{job}": Operation(
-        "Stop a job", a.DistributedStatus, refusals=(MOVED,)
+        "Stop a job", first.DistributedStatus, refusals=(MOVED,)
     ),
     "POST /api/network/distributed_jobs/plan": Operation(
-        "Plan a job", a.ProposedJob, PlanAsk, refusals=REMOTE
+        "Plan a job", first.ProposedJob, PlanAsk, refusals=REMOTE
     ),
     "POST /api/network/distributed_jobs/dispatch": Operation(
         "Give one rank a machine",
-        a.DistributedStatus | a.MissingRanks,
+        first.DistributedStatus | first.MissingRanks,
         compat_network.RankAsk,
         refusals=REMOTE,
     ),
     "GET /api/network/distributed_jobs/{job}/status": Operation(
-        "A job's state", a.DistributedStatus, refusals=(MOVED,)
+        "A job's state", first.DistributedStatus, refusals=(MOVED,)
     ),
     "POST /api/network/prepare_dependencies": Operation(
-        "Prepare machines for a job", a.DistributedStatus, compat_network.PrepareAsk, refusals=REMOTE
+        "Prepare machines for a job", first.DistributedStatus, compat_network.PrepareAsk, refusals=REMOTE
     ),
     "POST /api/network/execute_job": Operation(
-        "Queue a job for this host", a.DistributedStatus, compat_network.WholeAsk, refusals=REMOTE
+        "Queue a job for this host", first.DistributedStatus, compat_network.WholeAsk, refusals=REMOTE
     ),
     "GET /api/network/local_job_status/{job}": Operation(
-        "A job's state", a.DistributedStatus, refusals=(MOVED,)
+        "A job's state", first.DistributedStatus, refusals=(MOVED,)
     ),
     "GET /api/network/local_job_output/{job}": Operation(
-        "A job's output", a.Output, query=query_forms.OutputQuery, refusals=(MOVED,)
+        "A job's output", first.Output, query=query_forms.OutputQuery, refusals=(MOVED,)
     ),
     "GET /api/network/local_job_file/{job}/{key:path}": Operation(
         "A file of a job's result", bytes, refusals=REMOTE, media=(BYTES,)
     ),
     "GET /api/tasks/distributed/suggest_machines": Operation(
-        "Which machines to take", a.Suggestions, query=query_forms.SuggestQuery
+        "Which machines to take", first.Suggestions, query=query_forms.SuggestQuery
     ),
     "GET /api/tasks/{task}/queue_distributed": Operation(
-        "Queue a planned job", a.DistributedStatus, refusals=REMOTE
+        "Queue a planned job", first.DistributedStatus, refusals=REMOTE
     ),
     "GET /api/tasks/{task}/queue/{machine}": Operation(
-        "Queue a planned job on a machine", a.DistributedStatus, refusals=REMOTE
+        "Queue a planned job on a machine", first.DistributedStatus, refusals=REMOTE
     ),
 }

@@ -127,14 +127,14 @@ async def read_model(request: Request, model: type[Model], limit: int = BODY_LIM
 
 
 def read_query(request: Request, model: type[Model]) -> Model:
-    """The address's query as `model`; a parameter without a value counts as not given, others are ignored.
+    """The address's query as `model`; parameters of other names are ignored.
 
     Raises:
         MessageInvalid: not of this form.
     """
     said: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name not in model.model_fields or not value:
+        if name not in model.model_fields:
             continue
         if name in said:
             raise MessageInvalid(f"{name} is said more than once")
@@ -160,7 +160,7 @@ def dump(value: BaseModel | dict[str, Any]) -> Response:
     return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
 
 
-async def read_form(request: Request, limit: int = 16 * 1024) -> dict[str, str]:
+async def read_form(request: Request, limit: int = 64 * 1024) -> dict[str, str]:
     """A plain form (`application/x-www-form-urlencoded`); the last of repeated fields counts.
 
     Raises:
@@ -169,7 +169,7 @@ async def read_form(request: Request, limit: int = 16 * 1024) -> dict[str, str]:
     body = await read_body(request, limit)
     try:
         fields = parse_qsl(
-            body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=20
+            body.decode(), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=500
         )
     except ValueError as error:
         raise MessageInvalid("this is not a form") from error
