@@ -6,7 +6,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainforge.config.messages import GitCredential
@@ -16,6 +16,57 @@ from trainforge.hooks.result_mirror import ResultMirror, Staging
 
 MAX_TRIES = 20
 MAX_FILE = 1024 * 1024
+
+
+def read_file(
+    mirror: Path,
+    url: str,
+    branch: str,
+    path: str,
+    *,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> bytes | None:
+    """A file of the branch as the remote has it now; None where there is none."""
+    target = ResultMirror(
+        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
+    )
+    tip = target.fetch_tip()
+    return target.read(tip, path, MAX_FILE) if tip else None
+
+
+def swap_files(
+    mirror: Path,
+    url: str,
+    branch: str,
+    tip: str | None,
+    files: Mapping[str, bytes],
+    *,
+    message: str,
+    before_push: Callable[[str], None],
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> str:
+    """Set these files if the branch still stands at `tip`, None for nowhere; gives the new commit.
+
+    `before_push` is told that commit before anybody else can see it.
+
+    Raises:
+        GitRejected: the branch has moved. GitError: as git says.
+    """
+    remote = validate_url(url, allow_file=allow_file)
+    target = ResultMirror(mirror, remote, validate_branch(branch), credential)
+    if target.fetch_tip() != tip:
+        raise GitRejected(f"{branch} moved")
+    aside = Path(tempfile.mkdtemp(dir=mirror))
+    try:
+        staging = Staging.create(mirror.resolve(), aside.resolve())
+        commit = staging.make_commit(tip, {}, files, message)
+        before_push(commit)
+        staging.push(target, commit)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return commit
 
 
 def write_files(

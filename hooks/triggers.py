@@ -19,6 +19,7 @@ BRANCH, TAG = "refs/heads/", "refs/tags/"
 MANIFEST = "trainforge.yaml"
 RESULTS_BRANCH = "trainforge-results"
 EXECUTORS_BRANCH = "trainforge-executors"
+META_BRANCH = "trainforge/meta"
 SUBMIT_BRANCHES = "trainforge/submit/"
 OWN_ADDRESS = "trainforge@users.noreply.invalid"  # the author of what TrainForge commits
 SKIP = re.compile(r"\[(?:skip train|train skip|no train)\]", re.IGNORECASE)
@@ -72,6 +73,8 @@ def ignored_ref(ref: str, results_branches: Iterable[str] = (RESULTS_BRANCH,)) -
         return "this is the results branch"
     if branch == EXECUTORS_BRANCH:
         return "this is the branch where executors publish their endpoints"
+    if branch == META_BRANCH:
+        return "this is the branch where a sender notes that it works for the repository"
     if branch is not None and branch.startswith(SUBMIT_BRANCHES):
         return "`trainforge submit` sent this, and asks for its job itself"
     if branch is None and not ref.startswith(TAG):

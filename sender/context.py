@@ -21,6 +21,7 @@ from trainforge.sender.throttle import Throttle
 
 if TYPE_CHECKING:
     from trainforge.config.settings import SenderSettings
+    from trainforge.sender.fence import Fence
     from trainforge.sender.people import People
     from trainforge.sender.queries import Queries
     from trainforge.sender.store import Store
@@ -58,6 +59,10 @@ class Sender:
     disk: Disk = field(init=False)
     # Results branches that others than our executors may have moved: repository id and branch.
     moved: set[tuple[str, str]] = field(default_factory=set)
+    # Repositories that this sender works for, by the commit that says so there, and those that others do.
+    led: dict[str, str] = field(default_factory=dict)
+    led_by_others: dict[str, str] = field(default_factory=dict)
+    fence: Fence | None = None
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.data_dir, self.settings.disk_low)

@@ -18,6 +18,7 @@ from trainforge.config.messages import FencingToken
 from trainforge.sender.store import Store
 
 _KEY = "fence_incarnation"
+RESTORED = "restored"  # when this was last recognised as an older copy
 RESTORE_S = 4.0  # no two restores are as close as this; a 32-bit column holds such numbers until 2242
 
 
@@ -46,6 +47,21 @@ class Fence:
         self._write(token.number)
         return token
 
+    @property
+    def restored(self) -> bool:
+        """Whether this database was an older copy once: jobs that it does not know may have ended."""
+        return self._restored
+
+    def raise_above(self, incarnation: int) -> None:
+        """Tokens up to this incarnation may have been given out by a later copy of the database."""
+        now = self._clock()
+        self.incarnation = max(self.incarnation, incarnation) + 1
+        self._store.set_meta(_KEY, str(self.incarnation))
+        self._store.set_meta(RESTORED, str(now))
+        self._restored = True
+        self._write(int(self._store.get_meta("fence_number") or 0))
+        self._store.audit_restored(self.incarnation, now)
+
     def _recognise(self) -> int:
         failpoint("42.sender.recognise")
         known = self._store.get_meta(_KEY)
@@ -55,6 +71,8 @@ class Fence:
         incarnation, restored = recognise(None if known is None else int(known), number, file, now)
         if restored:
             self._store.audit_restored(incarnation, now)
+            self._store.set_meta(RESTORED, str(now))
+        self._restored = self._store.get_meta(RESTORED) is not None
         self._store.set_meta(_KEY, str(incarnation))
         self.incarnation = incarnation
         self._write(number)

@@ -41,6 +41,7 @@ def back_up(engine: Engine, folder: Path) -> Path | None:
         folder.mkdir(mode=0o700, exist_ok=True)
         aside = copy.with_suffix(".new")
         aside.unlink(missing_ok=True)
+        connection.rollback()  # copying waits for writers, and this connection would be one
         source = connection.connection.driver_connection
         if not isinstance(source, sqlite3.Connection):
             return None

@@ -68,12 +68,12 @@ class Reconciler:
     ) -> None:
         self._sender, self._results = sender, results
         self._jumps = jumps or Jumps(sender)
-        self.placing = Placing(
-            sender, self._steps, fence or Fence(sender.store, sender.data_dir / "fence.json")
-        )
+        sender.fence = fence or Fence(sender.store, sender.data_dir / "fence.json")
+        self.placing = Placing(sender, self._steps, sender.fence)
         self._remote: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
         self._held: set[str] = set()  # jobs that wait for other jobs
+        self._looked: set[str] = set()  # jobs that the remote has no result of, as far as was seen
         self._due = Due()
         self._last_full = -LOOK_EVERY_S
         self._next_pass = 0.0
@@ -200,6 +200,8 @@ class Reconciler:
         if not outside:
             return Round()
         first = outside[0]
+        if isinstance(first, life.Place) and self._may_have_ended(facts):
+            return Round(remote=life.FindResult("", ""))
         if isinstance(first, life.Wait):
             self._held.add(job)
             if not first.held:
@@ -235,6 +237,11 @@ class Reconciler:
             max_parallel=manifest.strategy.max_parallel,
             fail_fast=manifest.strategy.fail_fast,
         )
+
+    def _may_have_ended(self, job: JobFacts) -> bool:
+        """Whether a later copy of this database may have seen the job's end: the remote knows."""
+        fence = self._sender.fence
+        return fence is not None and fence.restored and job.attempt is None and job.id not in self._looked
 
     # --- what talks to a remote -------------------------------------------------------------------------
 
@@ -281,6 +288,7 @@ class Reconciler:
                 raise TrainForgeError(missing)
             self._blame(job, step, life.Blame("lost", missing))
         elif isinstance(step, life.FindResult):
+            self._looked.add(job)
             self._blame(job, step, life.Blame(step.code, step.reason))
         self._pauses.pop(job, None)
 

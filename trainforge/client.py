@@ -169,8 +169,9 @@ class Client:
     def repositories(self) -> list[RepositoryView]:
         return _views(RepositoryView, self._get("/api/repositories"), "repositories")
 
-    def watch(self, url: str, name: str = "") -> dict[str, Any]:
-        return self._post("/api/repositories", {"url": url, **({"name": name} if name else {})})
+    def watch(self, url: str, name: str = "", *, take_over: bool = False) -> dict[str, Any]:
+        named = {"name": name} if name else {}
+        return self._post("/api/repositories", {"url": url, "take_over": take_over, **named})
 
     def events(self, *, repository: str = "", limit: int = 20) -> list[EventView]:
         return _views(EventView, self._get("/api/events", repository=repository, limit=limit), "events")

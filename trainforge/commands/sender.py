@@ -110,15 +110,16 @@ def rotate_key(withdraw: bool, as_json: bool) -> None:
 @sender.command()
 @click.argument("url")
 @click.option("--name", default="", help="What to call it; by default the last part of the URL.")
+@click.option("--take-over", is_flag=True, help="Even where another sender does: it only reads from then on.")
 @json_option
-def watch(url: str, name: str, as_json: bool) -> None:
+def watch(url: str, name: str, take_over: bool, as_json: bool) -> None:
     """Watch a git repository for pushes: any URL that git understands, or a local path."""
     from trainforge.client import Client
 
     if Path(url).exists():
         url = str(Path(url).resolve())
     with Client.configured() as client:
-        answer = client.watch(url, name)
+        answer = client.watch(url, name, take_over=take_over)
     if as_json:
         print_json(answer)
         return
