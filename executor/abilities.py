@@ -127,7 +127,8 @@ def _try_sandbox(has: Abilities) -> str:
         if user is not None:
             os.chown(folder, user, user)
         view = sandbox.View(cwd=folder, home=folder, tmp=folder, write=(folder,), read=has.python, user=user)
-        program = [sys.executable, "-I", "-S", "-c", "open('it', 'w'); import ctypes"]
+        look = "import ctypes, sys; open('it', 'w'); open(sys.argv[1])"
+        program = [sys.executable, "-I", "-S", "-c", look, RANK_PROGRAM]
         return _trying([*sandbox.argv(has.system, view), *program]) or (
             "" if (folder / "it").exists() else "its folder stayed empty"
         )
@@ -139,9 +140,10 @@ def _try_user(data_dir: Path) -> str:
         with contextlib.suppress(FileNotFoundError):
             if not folder.stat().st_mode & 0o001:
                 return f"{folder} is closed to other users; keep data_dir elsewhere, such as /var/lib"
-    look = "import sys; open(sys.argv[1])"
-    program = [*sandbox.as_user(USERS[0]), sys.executable, "-I", "-S", "-c", look, RANK_PROGRAM]
-    return _trying(program)
+    look = "import ctypes, sys; open(sys.argv[1]); sys.exit(sys.base_prefix != sys.argv[2])"
+    program = [sys.executable, "-I", "-S", "-c", look, RANK_PROGRAM, sys.base_prefix]
+    why = _trying([*sandbox.as_user(USERS[0]), *program])
+    return f"other users cannot run {sys.executable}: {why}" if why else ""
 
 
 def _trying(argv: list[str]) -> str:

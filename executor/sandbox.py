@@ -22,6 +22,7 @@ HIDDEN = (
     "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d",
     "/etc/ssh", "/etc/ssl/private", "/etc/krb5.keytab", "/etc/machine-id", "/etc/trainforge",
 )  # fmt: skip
+ENTER = 'cd "$1" && shift && exec "$@"'
 TO_USER = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 
 
@@ -74,10 +75,10 @@ def argv(system: System, view: View) -> list[str]:
     made += ["--cap-drop", "ALL"]
     if view.user is not None:
         made += [part for cap in TO_USER for part in ("--cap-add", cap)]
-    shown = [(HOME, view.home, "--bind"), ("/tmp", view.tmp, "--bind")]  # noqa: S108 - the job's own
-    shown += [(str(path), path, "--ro-bind") for path in view.read]
-    shown += [(str(path), path, "--bind") for path in view.write]
-    made += _folders(place for place, _, _ in shown)
+    shown = [(path, "--ro-bind") for path in view.read] + [(path, "--bind") for path in view.write]
+    made += ["--perms", "0755", "--dir", str(Path(HOME).parent)]
+    made += ["--bind", str(view.home), HOME, "--bind", str(view.tmp), "/tmp"]  # noqa: S108 - the job's own
+    made += _folders(path for path, _ in shown)
     for name in system.folders:
         made += ["--ro-bind", name, name]
     for name, target in system.links:
@@ -90,10 +91,12 @@ def argv(system: System, view: View) -> list[str]:
     made += ["--perms", "1777", "--size", str(view.shm), "--tmpfs", "/dev/shm"]  # noqa: S108
     for device in view.devices:
         made += ["--dev-bind-try", device, device]
-    for place, source, how in sorted(shown, key=lambda each: len(Path(each[0]).parts)):
-        made += [how, str(source), place]
-    made += ["--remount-ro", "/", "--chdir", str(view.cwd)]
-    return made + (as_user(view.user) if view.user is not None else [])
+    for path, how in sorted(shown, key=lambda each: len(each[0].parts)):
+        made += [how, str(path), str(path)]
+    made += ["--remount-ro", "/", "--chdir", "/" if view.user is not None else str(view.cwd)]
+    if view.user is not None:  # whose folder bubblewrap itself may not enter
+        made += [*as_user(view.user), "/bin/sh", "-c", ENTER, "sh", str(view.cwd)]
+    return made
 
 
 def as_user(user: int) -> list[str]:
@@ -102,9 +105,9 @@ def as_user(user: int) -> list[str]:
     return ["setpriv", *who, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
 
 
-def _folders(places: Iterable[str]) -> list[str]:
+def _folders(paths: Iterable[Path]) -> list[str]:
     """The folders on the way: bubblewrap would make them for their owner alone."""
-    above = {parent for place in places for parent in Path(place).parents if parent != Path("/")}
+    above = {parent for path in paths for parent in path.parents if parent not in (Path("/"), Path("/tmp"))}  # noqa: S108
     return [
         part
         for parent in sorted(above, key=lambda each: len(each.parts))

@@ -42,8 +42,9 @@ def _in_memory(data: bytes) -> int:
 
 def _note(path: Path) -> dict[str, int]:
     """A rank's, as far as it is one: whatever else a job writes there is passed over."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError), untrusted.open_plain(path) as file:
-        data = json.loads(file.read(NOTE_LIMIT))
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        with untrusted.open_plain(path) as file:
+            data = json.loads(file.read(NOTE_LIMIT))
         return {name: int(data[name]) for name in ("rank", "world_size", "local_rank", "pid", "restart")}
     return {}
 

@@ -127,7 +127,7 @@ class Supervision:
         (self.run / "warned").touch()
         own = {inner_number(pid): pid for pid in descendants(os.getpid())}
         for note in (self.run / "ranks").glob("[0-9]*.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 with open(os.open(note, PLAIN)) as file:  # noqa: PTH123 - a job's file: no link is followed
                     pid = own.get(int(json.loads(file.read(4096))["pid"]))
                 if pid is not None:

@@ -146,7 +146,7 @@ def test_stopping_ends_the_whole_tree(double: SenderDouble, tmp_path: Path) -> N
         "time.sleep(500)\n"
     )
     project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": script})
-    chosen, executor = joined(double, tmp_path / "laptop")
+    chosen, executor = joined(double, tmp_path / "laptop", isolation="process")
     with running(chosen):
         (node,) = double.run(project.job(), [executor], project.order())
         wait_for("pids", lambda: "pids" in node.text(0), 60, lambda: story(node))
@@ -255,7 +255,7 @@ def test_several_jobs_side_by_side(double: SenderDouble, tmp_path: Path) -> None
         "print('met', len(list(here.iterdir())))\n"
     )
     project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": script})
-    chosen, executor = joined(double, tmp_path / "laptop", max_jobs=3)
+    chosen, executor = joined(double, tmp_path / "laptop", max_jobs=3, isolation="process")
     with running(chosen):
         nodes = [double.run(project.job(str(n)), [executor], project.order())[0] for n in range(4)]
         for node in nodes:
