@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trainforge.sender import executor_pages, job_list
+from trainforge.sender import executor_pages, job_list, new_job
 
-routes = [*job_list.routes, *executor_pages.routes]
+routes = [*job_list.routes, *executor_pages.routes, *new_job.routes]

@@ -145,13 +145,23 @@ def propose(sender: Sender, ask: PlanAsk, person: str, source: str = "plan") -> 
     kept = request_of(sender, ask) | {"rerun": f"planned:{secrets.token_hex(8)}", "source": source}
     if source == PREPARE:
         kept["overrides"] |= ALONE
-    _, jobs = events.draft_jobs(sender, **kept)
+    return draft(sender, kept, [] if kept["executors"] else wishes.preferred_machines)
+
+
+def draft(sender: Sender, asked: Mapping[str, Any], preferred: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    """Draft what is asked for in the words of `DRAFT`, keep it with `more`, and show its plan.
+
+    Raises:
+        TrainForgeError: as `events.draft_jobs`; ManifestError: it cannot be used.
+    """
+    kept = {**asked, **more}
+    _, jobs = events.draft_jobs(sender, **asked)
     job = jobs[0]
     parse_manifest(job.manifest_text, job.manifest_path)  # every problem of it, placed
     kept |= {"jobs": [one.id for one in jobs], "project": job.project, "assigned": {}}
     kept["manifest"] = job.manifest_text
     kept["executors"] = list(job.executors)
-    kept["preferred"] = [] if kept["executors"] else wishes.preferred_machines
+    kept["preferred"] = list(preferred)
     now = sender.now()
     sender.store.drop_documents(KIND, now - LIFE_S)
     sender.store.put_document(KIND, job.id, kept, now)

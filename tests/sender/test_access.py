@@ -102,7 +102,7 @@ def test_a_route_without_a_row_keeps_the_application_from_starting() -> None:
         return Response()
 
     for route in (
-        Route("/new", nothing),
+        Route("/nowhere", nothing),
         Mount("/api", routes=[Route("/jobs", nothing, methods=["DELETE"])]),
         Mount("/files", app=Response()),
         WebSocketRoute("/jobs", nothing),
