@@ -12,6 +12,7 @@ name. Parts of a name that was written twice might be of two moments: more than 
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections import defaultdict
@@ -26,6 +27,7 @@ from pydantic import Field, ValidationError
 from trainforge.config.errors import NodeFailed
 from trainforge.executor.checkpoints import Seal, files_of, look
 from trainforge.executor.supervisor import write_atomically
+from trainforge.executor.untrusted import open_below
 
 _ALONE = "file"  # the name of the content of a checkpoint that is a file itself
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
@@ -138,8 +140,9 @@ class Store:
             name = _ALONE if single else PurePosixPath(each.relative_to(path)).as_posix()
             target = f"{self.root}/{folder}/{name}"
             self.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-            self.fs.put_file(str(each), target)
-            files[name] = each.stat().st_size
+            with open_below(path.parent, each.relative_to(path.parent)) as file:  # what it is now, by no link
+                self.fs.put_file(f"/proc/self/fd/{file.fileno()}", target)
+                files[name] = os.fstat(file.fileno()).st_size
         if look(path)[0] != seal.fingerprint:  # it has changed meanwhile: the next look sees that
             self._remove(folder)
             return
@@ -203,7 +206,7 @@ class Store:
         Raises:
             OSError: something is missing or has another size.
         """
-        aside = target.with_name(f".fetching-{target.name}")
+        aside = target.parent.with_name(f".fetching-{target.name}")  # where no job that runs can reach
         _discard(aside)
         alike = [part for part in made.parts if part.single == made.parts[0].single]
         for part in sorted(alike, key=lambda part: (part.rank == rank, -part.rank)):

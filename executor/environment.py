@@ -34,6 +34,8 @@ from trainforge.executor.launch import base_environment
 
 READY = "trainforge-ready.json"
 MAX_INCLUDES = 50
+MAX_SOURCES = 2000
+_EDITABLE = re.compile(r"^(?:-e|--editable)[\s=]+")
 _INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)")
 _TO_BUILD = re.compile(r"no-build|source dist|[Bb]uilding|no usable wheels|only-binary")
 _COMPARISON = re.compile(r"\s*(>=|<=|==|!=|~=|>|<|)\s*(\d+(?:\.\d+)*)(\.\*)?\s*")
@@ -216,10 +218,25 @@ def _contents(path: Path | None) -> Iterator[bytes]:
             content.decode("utf-8", "replace").splitlines() if current.suffix in ("", ".txt", ".in") else ()
         ):
             include = _INCLUDE.match(line)
-            name = include[1] if include else line.split("#")[0].strip().rpartition("@ ")[2]
-            local = current.parent / name.removeprefix("file://")
+            name = (
+                include[1] if include else _EDITABLE.sub("", line.split("#")[0].strip()).rpartition("@ ")[2]
+            )
+            local = current.parent / name.removeprefix("file://").partition("[")[0]
             if name and len(name) < 500 and local.is_file():
                 todo.append(local)
+            elif name and len(name) < 500 and local.is_dir():
+                yield from _sources(local)
+
+
+def _sources(folder: Path) -> Iterator[bytes]:
+    """All of a package that is built from the commit: another commit's is another one."""
+    files = (path for path in sorted(folder.rglob("*")) if ".git" not in path.relative_to(folder).parts)
+    for number, path in enumerate(path for path in files if path.is_file()):
+        if number >= MAX_SOURCES:
+            yield secrets.token_bytes(16)  # too many to look at: never found again
+            return
+        yield str(path.relative_to(folder)).encode()
+        yield path.read_bytes()
 
 
 @contextlib.contextmanager
