@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NPM_STAMP := tests/npm/node_modules/.package-lock.json
 
-.PHONY: install system demo test check format clean
+.PHONY: install system demo test kill-matrix random-kills check format clean
 
 install: $(STAMP)
 
@@ -30,6 +30,13 @@ demo: $(STAMP)
 
 test: system $(STAMP) $(NPM_STAMP)
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+# Every failpoint in every way, and 500 kills at random: docs/reliability.md.
+kill-matrix: $(STAMP)
+	$(BIN)/python -m tests.kill_matrix --all $(ARGS)
+
+random-kills: $(STAMP)
+	$(BIN)/python -m tests.kill_matrix.random_kills $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

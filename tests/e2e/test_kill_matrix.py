@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kill_matrix.random_kills import Run
 from kill_matrix.scenarios import ELSEWHERE, SLOW, run, telling_cases
 from kill_matrix.world import World
 
@@ -59,6 +60,15 @@ def test_what_must_come_of_a_fault(worlds: Worlds, point: Failpoint, action: str
     except BaseException:
         worlds.discard()
         raise
+
+
+def test_nothing_is_lost_or_doubled_over_random_kills(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    try:
+        figures = Run(world, seed=4, kills=10).go()
+    finally:
+        world.close()
+    assert "10 kills" in figures
 
 
 def test_every_fault_has_a_point_a_case_and_a_row() -> None:

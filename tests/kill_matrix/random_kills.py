@@ -22,8 +22,8 @@ from kill_matrix.world import BROKEN, Project, World
 from support.fleet import ENDED
 from support.waiting import wait_for
 
-PUSH_EVERY_S = 0.6
-REST_S = (0.1, 3.0)
+PUSH_EVERY_S = 1.5
+REST_S = (0.1, 2.0)
 
 
 @dataclass
@@ -105,8 +105,8 @@ class Run:
         fleet = self.world.fleet
 
         def over() -> dict[str, object] | None:
-            detail = fleet.job(job)
-            return detail if detail["state"] in ENDED else None
+            detail: dict[str, object] | None = self.world.quietly(lambda: fleet.job(job))
+            return detail if detail and detail["state"] in ENDED else None
 
         return wait_for(f"end of {job}", over, 180, lambda: f"{self.world.story(job)}\n{fleet.logs()}")
 

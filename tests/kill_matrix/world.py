@@ -11,6 +11,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from kill_matrix.remote import PASSWORD, ROBOT, USER, Remote
 from support.fleet import ENDED, Fleet
 from support.waiting import wait_for
@@ -217,17 +219,17 @@ class World:
 
     def job(self, project: Project, timeout: float = 30) -> str:
         found = wait_for(
-            f"job of {project.commit}", lambda: self._quietly(lambda: self.jobs(project.commit)), timeout,
+            f"job of {project.commit}", lambda: self.quietly(lambda: self.jobs(project.commit)), timeout,
             self.fleet.logs,
         )  # fmt: skip
         assert len(found) == 1, found
         return str(found[0]["id"])
 
-    def _quietly(self, ask: Callable[[], Any]) -> Any:
+    def quietly(self, ask: Callable[[], Any]) -> Any:
         """While a sender is on its way back, nobody answers."""
         try:
             return ask()
-        except (OSError, AssertionError, RuntimeError):
+        except (httpx2.HTTPError, AssertionError):
             return None
 
     def expect(self, project: Project, state: str = "completed", code: str = "") -> dict[str, Any]:
@@ -235,7 +237,7 @@ class World:
         job = self.job(project)
 
         def over() -> Any:
-            detail = self._quietly(lambda: self.fleet.job(job))
+            detail = self.quietly(lambda: self.fleet.job(job))
             return detail if detail and detail["state"] in ENDED else None
 
         detail: dict[str, Any] = wait_for(
@@ -247,7 +249,7 @@ class World:
         return detail
 
     def story(self, job: str) -> str:
-        return str(self._quietly(lambda: self.fleet.job(job)))
+        return str(self.quietly(lambda: self.fleet.job(job)))
 
     def trainings(self, job: str) -> int:
         try:
