@@ -422,6 +422,26 @@ def results_deleted(world: World, strike: Strike) -> None:
     assert world.expect(project)["result_commit"] == detail["result_commit"], "the state is as it was"
 
 
+def led(world: World, strike: Strike) -> None:
+    """The sender notes in a repository that it works for it, and finds its own note afterwards."""
+    project = Project.on_disk(world)
+    project.world.fleet.commit(project.folder, {"README.md": "before"})
+    project.push()
+    fence = world.fleet.root / "sender" / "fence.json"
+    before = json.loads(fence.read_text())["incarnation"] if fence.exists() else 1
+    strike.arm()
+    _ask(world, "POST", "/api/repositories", {"url": project.url})
+    strike.struck()
+    events = f"/api/events?repository={project.name}"
+    wait_for("first look", lambda: world.quietly(lambda: world.fleet.api("GET", events)["events"]), 30)
+    said = json.loads(project.show("show", "refs/heads/trainforge/meta:sender.json"))
+    assert said["sender"] == world.fleet.api("GET", "/health")["sender"]
+    project.change()
+    project.push()
+    world.expect(project)
+    assert json.loads(fence.read_text())["incarnation"] == before, "its own note is no later one"
+
+
 def terminated(world: World, strike: Strike) -> None:
     """Asked to end, in the middle of a job; whatever happens then, it is gone within ten seconds."""
     project, _ = _training(world, "alpha")
@@ -509,11 +529,11 @@ SCENARIOS: dict[str, Scenario] = {
     "46.sender.revoked": removed,
     "47.sender.rotated": rotated,
     "48.sender.clock": started,
+    "43.sender.meta_ref": led,
     "49.sender.result_missing": results_deleted,
     "51.sender.migrate": migrated,
     "52.sender.shutdown": terminated,
 }
-ELSEWHERE = {"43.sender.meta_ref"}  # tests of their own
 FULL = {"24.executor.fetch", "26.executor.launch", "30.executor.pack", "39.executor.disk", "40.sender.write"}
 SLOW = {"23.executor.given_up"}
 TELLING = {"30.executor.pack": "enospc", "39.executor.disk": "enospc", "40.sender.write": "enospc",
@@ -526,7 +546,6 @@ def cases() -> list[tuple[Failpoint, str]]:
     return [
         (point, action)
         for point in POINTS
-        if point not in ELSEWHERE
         for action in ("kill", "error", "stall", *(["enospc"] if point in FULL else []))
     ]
 

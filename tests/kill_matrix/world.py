@@ -64,8 +64,20 @@ class Project:
             self.push()
             fleet.api("POST", "/api/repositories", json={"url": self.url})
 
+    @classmethod
+    def on_disk(cls, world: World) -> Project:
+        """In a repository of this machine that the sender does not watch yet."""
+        project = cls(world)
+        fleet, bare = world.fleet, world.fleet.root / "disk" / f"{project.name}.git"
+        fleet.git("init", "-q", "--bare", "-b", "main", str(bare), cwd=fleet.root)
+        fleet.git("remote", "set-url", "origin", str(bare), cwd=project.folder)
+        project.url = str(bare)
+        return project
+
     @property
     def bare(self) -> Path:
+        if self.url.startswith("/"):
+            return Path(self.url)
         if self.far:
             return self.world.remote.bare(self.name)
         return self.world.fleet.root / "sender" / "git" / f"{self.name}.git"
