@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from trainforge.sender import executor_pages, job_list, streams
+from trainforge.sender import event_pages, executor_pages, job_list, streams
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EVENTS, EXECUTORS, JOBS
 from trainforge.sender.problems import read_query
@@ -18,7 +18,11 @@ Version = Callable[[Sender, ChangesQuery], str]
 PAGES: dict[str, tuple[list[str], Version]] = {
     "jobs": ([JOBS], lambda sender, asked: job_list.version(sender, asked.wanted)),
     "executors": ([EXECUTORS, JOBS], lambda sender, _: executor_pages.version(sender)),
-    "events": ([EVENTS], lambda sender, _: streams.version_of(*sender.queries.events(limit=50))),
+    "events": (
+        [EVENTS],
+        lambda sender, asked: event_pages.events_version(sender, asked.repository, asked.decision),
+    ),
+    "queue": ([JOBS], lambda sender, _: event_pages.queue_version(sender)),
 }
 
 

@@ -21,14 +21,10 @@ from starlette.routing import Route
 from trainforge.config.errors import NotTrusted, TrainForgeError
 from trainforge.config.matrix import cell_name
 from trainforge.config.views import LogLine
-from trainforge.sender import streams, text
-from trainforge.sender.actions import in_thread
-from trainforge.sender.context import Sender
-from trainforge.sender.people import Person
+from trainforge.sender import text
 from trainforge.sender.problems import as_error, problem, retry_header
 
 HERE = Path(__file__).parent
-PAGE_ROWS = 50
 
 
 def environment(now: Callable[[], float], asset: Callable[[str], str]) -> Environment:
@@ -87,31 +83,8 @@ def problem_page(request: Request, error: Exception) -> Response:
     return page
 
 
-def _sender(request: Request) -> Sender:
-    sender: Sender = request.app.state.sender
-    return sender
-
-
-def _person(request: Request) -> Person:
-    """Whom the guard let in."""
-    person: Person = request.state.person
-    return person
-
-
-# --- lists --------------------------------------------------------------------------------------------
-
-
 async def home(_request: Request) -> Response:
     return RedirectResponse("/jobs", 303)
-
-
-async def events_page(request: Request) -> Response:
-    person = _person(request)
-    events = await in_thread(lambda: _sender(request).queries.events(limit=PAGE_ROWS))
-    return render(
-        request, "events.html", person=person, here="/events", events=events,
-        stream="/api/changes?page=events", version=streams.version_of(*events),
-    )  # fmt: skip
 
 
 def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
@@ -129,5 +102,4 @@ def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
 routes = [
     Route("/", home),
-    Route("/events", guarded(events_page)),
 ]

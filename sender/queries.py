@@ -187,10 +187,16 @@ class Queries(OutputQueries):
             ephemeral=row["ephemeral"],
         )
 
-    def events(self, *, repository: str = "", limit: int = 50) -> list[EventView]:
-        """Newest first."""
+    def events(
+        self, *, repository: str = "", decision: str = "", before: int = 0, limit: int = 50
+    ) -> list[EventView]:
+        """Newest first; `before` is the id of the last one of the page before."""
         events = schema.events
         query = sa.select(events).order_by(events.c.id.desc()).limit(bounded(limit))
+        if before:
+            query = query.where(events.c.id < before)
+        if decision:
+            query = query.where(events.c.decision == decision)
         if repository:
             query = query.where(
                 sa.or_(events.c.repository == repository, events.c.repository_id == repository)

@@ -55,10 +55,11 @@ class ChangesQuery(BaseModel):
     author: Short = ""
     source: Short = ""
     q: Short = Field(default="", description="words that the jobs have somewhere")
+    decision: Literal["job", "ignored", "refused", ""] = Field(default="", description="of events")
 
     @property
     def wanted(self) -> Wanted:
-        return Wanted(**self.model_dump(exclude={"page"}))
+        return Wanted(**self.model_dump(exclude={"page", "decision"}))
 
 
 class RepositoryQuery(BaseModel):

@@ -95,6 +95,21 @@ class ListingStore(Database):
             return JobPage(jobs, jobs[-1].job.id)
         return JobPage(jobs, end.id if end is not None else "", end is None)
 
+    def list_queue(self, limit: int) -> list[tuple[JobSummary, int]]:
+        """The jobs that have not begun, in the order in which they are placed, and each one's priority."""
+        t = s.jobs
+        names = [t.c[name] for name in _COLUMNS if name != "repository"]
+        query = (
+            sa.select(*names, s.repositories.c.name.label("repository"))
+            .join(s.repositories, s.repositories.c.id == t.c.repository_id)
+            .where(t.c.ended.is_(None), t.c.state.in_(("pending", "planning")))
+            .order_by(t.c.priority.desc(), t.c.created, t.c.id)
+            .limit(limit)
+        )
+        with self.read() as c:
+            rows = c.execute(query).mappings()
+            return [(JobSummary(**summary(row)), row["priority"]) for row in rows]
+
     def manifest_texts(self, jobs: Collection[str]) -> dict[str, str]:
         """The manifests of these jobs, by the id of their blob."""
         t = s.jobs

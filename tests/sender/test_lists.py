@@ -1,10 +1,13 @@
-"""The lists of the dashboard: jobs."""
+"""The pages beside those of one job: lists, executors, settings."""
 
 from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
+from support.compat import PLUGIN, add_plugin
+from support.repositories import Project
 from support.web import COMMIT, Web
 from trainforge.sender import job_list
 
@@ -141,3 +144,73 @@ def test_only_admins_add_and_remove_machines(site: Web) -> None:
         assert browser.get("/executors/add").status_code == 403
         assert browser.post(f"/executors/{executor}/remove").status_code == 403
         assert "Add a machine" not in browser.get("/executors").text
+
+
+# --- events, queue, settings ------------------------------------------------------------------------------
+
+
+def test_events_are_filtered_paged_and_looked_at_again(site: Web, tmp_path: Path) -> None:
+    add_plugin(site, tmp_path)
+    for _ in range(60):
+        site.add_job()
+    with site.log_in() as browser:
+        page = browser.get("/events?repository=demo").text
+        assert page.count("<tr>") == 51
+        older = re.search(r'href="(/events\?repository=demo&amp;before=\d+)"', page)
+        assert older is not None
+        assert browser.get(older[1].replace("&amp;", "&")).text.count("<tr>") == 11
+        assert "No event matches" in browser.get("/events?decision=refused").text
+        again = browser.post("/events/look", data={"repository": f"builtin:{PLUGIN}"})
+        assert (again.status_code, again.text.count("role=\"status\"")) == (200, 1)
+
+
+def test_the_queue_is_in_the_order_in_which_jobs_are_placed(site: Web) -> None:
+    late = site.add_job()
+    urgent = site.add_job(priority=5)
+    site.set(late, waiting={"alpha": "has no GPUs"})
+    running = site.add_job()
+    site.set(running, state="running")
+    page = site.ask("GET", "/queue", headers=PAGE).text
+    assert re.findall(r'href="/jobs/([a-z2-7]{26})"', page) == [urgent, late]
+    assert "<b>alpha</b>: has no GPUs" in page
+
+
+def test_settings_are_changed_without_a_script_and_secrets_never_shown(site: Web, tmp_path: Path) -> None:
+    git = Project(tmp_path / "models")
+    git.commit({"a.txt": "a"}, "Start")
+    value = "hf_0123456789abcdef"
+    with site.log_in() as browser:
+        page = browser.post("/settings/repositories", data={"url": str(tmp_path / "models")}).text
+        assert "models is watched from now on" in page
+        assert browser.post("/settings/repositories", data={"url": "nonsense"}).status_code >= 400
+        secret = {"name": "HF_TOKEN", "repository": "builtin:demo", "value": value, "branches": "main dev/*"}
+        page = browser.post("/settings/secrets", data=secret).text
+        assert "HF_TOKEN is kept" in page
+        assert "main dev/*" in page
+        assert value not in page + browser.get("/settings/secrets").text
+        short = browser.post("/settings/secrets", data=secret | {"value": "short"})
+        assert (short.status_code, "short" in short.text.replace("shorter", "")) == (422, False)
+        browser.post("/settings/secrets/remove", data=secret)
+        assert "None yet" in browser.get("/settings/secrets").text
+        invited = browser.post("/settings/people", data={"name": "mia", "role": "viewer"}).text
+        assert "/login?link=" in invited
+        browser.post("/settings/people/role", data={"name": "mia", "role": "operator"})
+        assert site.sender.people.account("mia").role == "operator"
+        assert "/login?link=" in browser.post("/settings/people/link", data={"name": "mia"}).text
+        browser.post("/settings/people/remove", data={"name": "mia"})
+        assert browser.post("/settings/people/remove", data={"name": "mia"}).status_code == 404
+        made = browser.post("/settings/join-tokens", data={"approval": "true", "max_jobs": "3"}).text
+        assert "trainforge executor join" in made
+        audit = browser.get("/settings/audit?verify=1").text
+        assert "none was changed" in audit
+        assert value not in audit
+
+
+def test_each_role_sees_its_settings(site: Web) -> None:
+    site.sender.people.add_user("vera", "viewer", site.sender.now())
+    with site.log_in("vera") as browser:
+        page = browser.get("/settings").text
+        assert "Audit log" not in page
+        assert "Watch" not in page
+        assert browser.get("/settings/people").status_code == 403
+        assert "Look again" not in browser.get("/events").text
