@@ -178,13 +178,16 @@ class Walls:
         bounded = self._bounded(user)
         if self.chosen.level == "process":
             return bounded + (sandbox.as_user(user) if user is not None else list(has.no_new_rights))
+        scratch = self.folder / "scratch"
+        if user is None and self.user is not None:
+            scratch /= "ours"  # root without its rights cannot pass the job's own /tmp
         for name in ("home", "tmp"):
-            (self.folder / "scratch" / name).mkdir(parents=True, exist_ok=True)
+            (scratch / name).mkdir(parents=True, exist_ok=True)
         shared = [path for path in self.settings.shared_folders if path.exists()]
         view = sandbox.View(
             cwd=cwd,
-            home=self.folder / "scratch" / "home",
-            tmp=self.folder / "scratch" / "tmp",
+            home=scratch / "home",
+            tmp=scratch / "tmp",
             write=sandbox.outermost(write),
             read=sandbox.outermost([path for path in (*has.python, *shared, *read) if path.exists()]),
             devices=gpu_devices.devices(self.chosen.gpus),

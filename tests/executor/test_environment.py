@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from support.executors import settings
 from trainforge.config.errors import NodeFailed
 from trainforge.config.manifest import parse_manifest
-from trainforge.executor import environment
+from trainforge.executor import environment, isolating
 from trainforge.executor.commands import Interrupted, Setup
 
 
@@ -143,6 +144,20 @@ def test_auto_takes_what_is_there(place: Place) -> None:
     wheel(place.work)
     built = place.prepare(place.require("./tiny_forge-1.0-py3-none-any.whl\n"), "auto")
     assert built.mode == "isolated"
+
+
+def test_what_is_there_is_found_from_within_a_jobs_walls(place: Place) -> None:
+    folder = place.root / "m" / "nodes" / "n"
+    folder.mkdir(parents=True)
+    training = place.require("pytest>=1\nclick\n")
+    manifest = parse_manifest(f"project: {{name: t}}\ntraining: {{script: t.py{training}}}\n")
+    walls = isolating.Walls(folder, settings(place.root / "m"))
+    walls.build(manifest, None, [])
+    setup = Setup(place.root / "setup.log", time.monotonic() + 100, lambda: False)
+    place.work.rename(folder / "work")
+    chosen = environment.prepare(manifest, folder / "work", place.cache, setup, place.env, walls=walls)
+    walls.remove()
+    assert chosen.mode == "inherit"
 
 
 def test_requirements_stay_inside_the_commit(place: Place) -> None:
