@@ -60,7 +60,6 @@ ACCESS: dict[str, str] = {
     "POST /jobs/{job}/again": OPERATOR,
     "GET /jobs/{job}/log": VIEWER,
     "GET /jobs/{job}/log.txt": VIEWER,
-    "GET /jobs/{job}/log.json": VIEWER,
     "GET /jobs/{job}/metrics.csv": VIEWER,
     "GET /jobs/{job}/files/{path:path}": VIEWER,
     "GET /jobs/{job}/raw/{path:path}": VIEWER,

@@ -17,6 +17,7 @@ from trainforge.sender.context import Sender
 from trainforge.sender.people import Person
 from trainforge.sender.problems import dump, read_model, read_query
 from trainforge.sender.query_forms import EventsQuery, JobsQuery, LogsQuery, MetricsQuery
+from trainforge.sender.store_output import LogPage
 
 MAX_WAIT_S = 30.0
 PAGE_ROWS = 50
@@ -100,15 +101,23 @@ async def job_logs(request: Request) -> Response:
     """A page of lines, waiting for the first one if asked to; or all of them as server-sent events."""
     sender, job = _sender(request), await _job(request)
     asked = read_query(request, LogsQuery)
-    rank, after = asked.rank, asked.after
+    after, wanted = asked.after, asked.wanted
     if "text/event-stream" in request.headers.get("accept", ""):
         seen = request.headers.get("last-event-id", "")
         after = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 19 else after
-        events = streams.follow_log(sender, job, after=after, rank=rank, for_page=bool(asked.page))
+        events = streams.follow_log(sender, job, after=after, wanted=wanted, for_page=bool(asked.page))
         return streams.stream_response(events)
-    wait = min(asked.wait, MAX_WAIT_S)
-    page = await streams.wait_for_log(sender, job, after=after, rank=rank, limit=asked.limit, wait=wait)
-    lines = [line.model_dump(mode="json") for line in page.lines]
+    if asked.before is not None:
+        found = await in_thread(
+            partial(sender.queries.last_lines, job, asked.limit, before=asked.before, wanted=wanted)
+        )
+        page = LogPage(found, found[-1].cursor if found else 0, ended=False)
+    else:
+        wait = min(asked.wait, MAX_WAIT_S)
+        page = await streams.wait_for_log(
+            sender, job, after=after, wanted=wanted, limit=asked.limit, wait=wait
+        )
+    lines = [streams.shown(line, for_page=bool(asked.page)) for line in page.lines]
     return dump({"lines": lines, "cursor": page.cursor, "ended": page.ended})
 
 

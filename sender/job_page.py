@@ -83,7 +83,7 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
     mine = [point for point in points if point.attempt == job.attempt]
     return {
         "took": text.duration((job.ended or now) - job.started) if job.started else "",
-        "left": text.duration(left),
+        "left": text.about(left) if left is not None else "",
         "end": now + left if left is not None else None,
         "newest": newest,
         "rows": rows,

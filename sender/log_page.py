@@ -1,4 +1,4 @@
-"""A job's merged log: pages of it without any script, the same pages as data for one, and all as a file."""
+"""A job's merged log: pages of it without any script, and all of it as a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from trainforge.config.views import LogLine
 from trainforge.sender.actions import in_thread
 from trainforge.sender.levels import LEVELS
 from trainforge.sender.pages import guarded, render
-from trainforge.sender.problems import dump
 from trainforge.sender.store_output import MAX_ROWS, LogFilter
 from trainforge.sender.text import plain
 
@@ -52,7 +51,7 @@ def _cursor(request: Request, name: str) -> int | None:
     return _number(text, name) if text else None
 
 
-def read_page(request: Request, job: str, rows: int) -> tuple[list[LogLine], bool, bool]:
+def read_page(request: Request, job: str, rows: int = ROWS) -> tuple[list[LogLine], bool, bool]:
     """Lines in order, and whether there are older and newer ones. Without a cursor, the newest."""
     queries, wanted = request.app.state.sender.queries, read_filter(request)
     after = _cursor(request, "after")
@@ -67,7 +66,7 @@ def read_page(request: Request, job: str, rows: int) -> tuple[list[LogLine], boo
 async def log_page(request: Request) -> Response:
     sender = request.app.state.sender
     job = await in_thread(sender.queries.resolve, request.path_params["job"])
-    lines, older, newer = await in_thread(read_page, request, job, ROWS)
+    lines, older, newer = await in_thread(read_page, request, job)
     wanted = read_filter(request)
 
     def to(**cursor: int) -> str:
@@ -87,15 +86,6 @@ def address_of(wanted: LogFilter, **cursor: int) -> str:
     fields += [("level", level) for level in wanted.levels]
     fields += [("q", wanted.text)] if wanted.text else []
     return urlencode([*fields, *cursor.items()])
-
-
-async def log_lines(request: Request) -> Response:
-    """A page of lines as data, in either direction: `after`, `before`, or neither for the newest."""
-    job = await in_thread(request.app.state.sender.queries.resolve, request.path_params["job"])
-    limit = min(_cursor(request, "limit") or ROWS, MAX_ROWS - 1)
-    lines, older, newer = await in_thread(read_page, request, job, limit)
-    shown = [line.model_dump(mode="json") | {"text": plain(line.text)} for line in lines]
-    return dump({"lines": shown, "older": older, "newer": newer})
 
 
 async def log_text(request: Request) -> Response:
@@ -125,5 +115,4 @@ def _as_text(line: LogLine) -> str:
 routes = [
     Route("/jobs/{job}/log", guarded(log_page)),
     Route("/jobs/{job}/log.txt", guarded(log_text)),
-    Route("/jobs/{job}/log.json", guarded(log_lines)),
 ]

@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from trainforge.config.messages import JobState
+from trainforge.sender.levels import LEVELS
 from trainforge.sender.planned import Requirements
 from trainforge.sender.store_listing import Wanted
+from trainforge.sender.store_output import LogFilter
 
 MOST = 2**31 - 1
 Whole = Annotated[int, Field(ge=0, le=MOST)]
@@ -19,6 +21,7 @@ Wait = Annotated[
 ]
 Limit = Annotated[Whole, Field(description="how many at most; 5000 are the most that is given")]
 Short = Annotated[str, Field(max_length=2048)]
+LEVEL_LIST = f"^$|^(?:{'|'.join(LEVELS)})(?:,(?:{'|'.join(LEVELS)}))*$"
 
 
 class JobsQuery(BaseModel):
@@ -31,10 +34,18 @@ class JobsQuery(BaseModel):
 
 class LogsQuery(BaseModel):
     after: Cursor = 0
-    rank: Whole | None = None
+    before: Cursor | None = Field(default=None, description="the newest lines before this cursor instead")
+    rank: int | None = Field(default=None, ge=-1, le=MOST, description="-1: what the nodes say themselves")
+    level: str = Field(default="", pattern=LEVEL_LIST, description="such as `warning,error`; empty is all")
+    q: str = Field(default="", max_length=200, description="a text in the line, whatever the case")
     limit: Limit = 1000
     wait: Wait = 0.0
-    page: Literal["", "1"] = Field(default="", description="as server-sent events: as a page shows them")
+    page: Literal["", "1"] = Field(default="", description="as a page shows them: without terminal codes")
+
+    @property
+    def wanted(self) -> LogFilter:
+        ranks = () if self.rank is None else (self.rank,)
+        return LogFilter(ranks, tuple(filter(None, self.level.split(","))), self.q)
 
 
 class MetricsQuery(BaseModel):

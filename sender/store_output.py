@@ -43,16 +43,11 @@ class OutputQueries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def logs(
-        self, job: str, *, after: int = 0, rank: int | None = None, limit: int = 1000,
-        wanted: LogFilter = ALL_LINES,
-    ) -> LogPage:  # fmt: skip
+    def logs(self, job: str, *, after: int = 0, limit: int = 1000, wanted: LogFilter = ALL_LINES) -> LogPage:
         """Lines after a cursor, in order."""
         lines = schema.log_lines
         limit = bounded(limit)
         query = _wanted(job, wanted).where(lines.c.cursor > after).order_by(lines.c.cursor)
-        if rank is not None:
-            query = query.where(lines.c.rank == rank)
         with self._database.read() as connection:
             # One read of both: a job seen as ended has no line that this page does not.
             state = connection.execute(sa.select(schema.jobs.c.state).where(schema.jobs.c.id == job)).scalar()

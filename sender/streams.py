@@ -14,7 +14,7 @@ from starlette.responses import StreamingResponse
 from trainforge.config.views import LogLine
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import Listener, job_key
-from trainforge.sender.store_output import LogPage
+from trainforge.sender.store_output import LogFilter, LogPage
 from trainforge.sender.text import plain
 
 KEEP_ALIVE_S = 15.0
@@ -44,28 +44,28 @@ def version_of(*shown: BaseModel) -> str:
 
 
 async def wait_for_log(
-    sender: Sender, job: str, *, after: int, rank: int | None, limit: int, wait: float
+    sender: Sender, job: str, *, after: int, wanted: LogFilter, limit: int, wait: float
 ) -> LogPage:
     """Lines after a cursor; waits up to `wait` seconds for the first one or for the job's end."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     with sender.bell.listen(job_key(job)) as listener:
         while True:
-            page = await asyncio.to_thread(sender.queries.logs, job, after=after, rank=rank, limit=limit)
+            page = await asyncio.to_thread(sender.queries.logs, job, after=after, limit=limit, wanted=wanted)
             left = deadline - loop.time()
             if page.lines or page.ended or left <= 0 or not await listener.wait(left):
                 return page
 
 
 async def follow_log(
-    sender: Sender, job: str, *, after: int, rank: int | None, for_page: bool
+    sender: Sender, job: str, *, after: int, wanted: LogFilter, for_page: bool
 ) -> AsyncIterator[str]:
     """Every line as it comes, up to the job's end; for a page also its versions, and text without codes."""
     versions = _Versions(lambda: job_version(sender, job)) if for_page else None
     with sender.bell.listen(job_key(job)) as listener:
         yield "retry: 1000\n\n"
         while not sender.stopping:
-            page = await asyncio.to_thread(sender.queries.logs, job, after=after, rank=rank, limit=CHUNK)
+            page = await asyncio.to_thread(sender.queries.logs, job, after=after, limit=CHUNK, wanted=wanted)
             after = page.cursor
             if page.lines:
                 yield "".join(_line_event(line, for_page) for line in page.lines)
@@ -131,8 +131,13 @@ def job_version(sender: Sender, job: str) -> str:
     return version_of(sender.queries.job(job))
 
 
-def _line_event(line: LogLine, for_page: bool) -> str:
+def shown(line: LogLine, *, for_page: bool) -> dict[str, Any]:
+    """A line as data; for a page its text without what is meant for terminals."""
     data = line.model_dump(mode="json")
     if for_page:
         data["text"] = plain(line.text)
-    return event(data, cursor=line.cursor)
+    return data
+
+
+def _line_event(line: LogLine, for_page: bool) -> str:
+    return event(shown(line, for_page=for_page), cursor=line.cursor)

@@ -151,7 +151,7 @@ class Plot {
       const shown = said.smoothing ? smooth(raw, said.smoothing) : raw;
       const few = raw.length < 3 ? 3 : 0;
       datasets.push({ label: line.label, data: thin(shown), borderColor: colour, backgroundColor: colour,
-        borderWidth: 1.75, pointRadius: few, pointHitRadius: 6 });
+        borderWidth: 1.5, pointRadius: few, pointHitRadius: 6 });
       if (said.smoothing) {
         datasets.push({ label: "", data: thin(raw), borderColor: `${colour}40`, borderWidth: 1, pointRadius: 0, pointHitRadius: 0 });
       }

@@ -98,7 +98,7 @@ export class Log {
   prepend(answer) {
     const height = this.box.scrollHeight, top = this.box.scrollTop;
     this.box.prepend(...answer.lines.map((line) => this.row(line)));
-    this.older = answer.older;
+    this.older = answer.more;
     this.box.scrollTop = top + this.box.scrollHeight - height;
     while (this.box.childElementCount > KEPT) { this.box.lastElementChild.remove(); this.atEnd = false; }
     this.tell();
@@ -106,7 +106,7 @@ export class Log {
 
   extend(answer) {
     this.append(answer.lines);
-    this.atEnd = !answer.newer && this.lastMissed <= this.lastCursor();
+    this.atEnd = !answer.more && this.lastMissed <= this.lastCursor();
     if (this.atEnd) this.missed = 0;
     this.trimTop();
     this.tell();
@@ -116,11 +116,11 @@ export class Log {
     this.turn += 1;
     const turn = this.turn;
     this.waiting = [];
-    const answer = await this.ask({});
+    const answer = await this.ask({ before: Number.MAX_SAFE_INTEGER });
     if (!answer || turn !== this.turn) return;
     this.box.replaceChildren();
     this.append(answer.lines);
-    Object.assign(this, { older: answer.older, atEnd: true, missed: 0, lastMissed: 0 });
+    Object.assign(this, { older: answer.more, atEnd: true, missed: 0, lastMissed: 0 });
     this.follow.checked = true;
     this.box.scrollTop = this.box.scrollHeight;
     document.getElementById("log-download").href = `/jobs/${this.box.dataset.job}/log.txt?${this.query()}`;
@@ -128,9 +128,13 @@ export class Log {
   }
 
   async ask(cursor) {
-    const query = new URLSearchParams([...this.query(), ...Object.entries(cursor), ["limit", PAGE]]);
-    const answer = await fetch(`/jobs/${this.box.dataset.job}/log.json?${query}`).catch(() => null);
-    return answer?.ok ? answer.json() : null;
+    const query = this.query();
+    const said = { ...cursor, level: query.getAll("level").join(","), page: 1, limit: PAGE };
+    for (const [name, value] of Object.entries(said)) query.set(name, value);
+    const answer = await fetch(`/api/jobs/${this.box.dataset.job}/logs?${query}`).catch(() => null);
+    if (!answer?.ok) return null;
+    const { lines } = await answer.json();
+    return { lines, more: lines.length === PAGE };
   }
 
   // --- which lines, and as what
