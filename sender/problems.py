@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import math
 from http import HTTPStatus
@@ -11,7 +13,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from trainforge.config.disk import is_full
@@ -30,6 +32,7 @@ from trainforge.config.strict_json import read_json
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 BODY_LIMIT = 1024 * 1024
+FINISH_BYTES, FINISH_S = 8 * BODY_LIMIT, 0.5
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -102,14 +105,29 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
         TooLarge: announced, or turned out, longer.
     """
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise TooLarge(f"the request has {announced} bytes, more than the {limit} allowed")
+    if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        await _let_finish(request)
+        raise TooLarge(
+            f"the request has {announced[:20]} bytes, more than the {limit} allowed", hint="send less at once"
+        )
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise TooLarge(f"the request has more than the {limit} bytes allowed")
+            await _let_finish(request)
+            raise TooLarge(f"the request has more than the {limit} bytes allowed", hint="send less at once")
     return bytes(body)
+
+
+async def _let_finish(request: Request) -> None:
+    """Throw away what a client still sends, for a moment: one that is cut off would not read the refusal."""
+    left = FINISH_BYTES
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(FINISH_S):
+            async for chunk in request.stream():
+                left -= len(chunk)
+                if left < 0:
+                    return
 
 
 async def read_model(request: Request, model: type[Model], limit: int = BODY_LIMIT) -> Model:
