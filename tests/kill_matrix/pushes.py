@@ -116,6 +116,8 @@ def forced(world: World, strike: Strike) -> None:
 
 def deleted_branch(world: World, strike: Strike) -> None:
     project = Project(world)
+    world.fleet.commit(project.folder, {"README.md": "main"})
+    project.push()
     project.change()
     project.gate.touch()
     project.push("HEAD:refs/heads/topic")

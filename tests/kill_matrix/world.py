@@ -113,7 +113,9 @@ class Project:
         return self.show("rev-parse", "refs/heads/main").strip() == head
 
     def show(self, *arguments: str) -> str:
-        """What git says in the bare repository; empty where that fails."""
+        """What git says in the bare repository; empty where that fails, or there is none yet."""
+        if not self.bare.is_dir():
+            return ""
         done = subprocess.run(
             ["git", *arguments], cwd=self.bare, capture_output=True, text=True, check=False, timeout=30,
         )  # fmt: skip
