@@ -49,14 +49,21 @@ FILES = {"trainforge.yaml": MANIFEST, "train.py": TRAIN}
 
 
 def run_gang(
-    double: SenderDouble, root: Path, nodes: int, processes: int, files: dict[str, str]
+    double: SenderDouble,
+    root: Path,
+    nodes: int,
+    processes: int,
+    files: dict[str, str],
+    *,
+    isolation: str = "auto",
 ) -> list[NodeState]:
     """Train on `nodes` executors of this machine; their states when the result is out, or one has failed."""
     project = Project(root / f"{nodes}x{processes}", files)
     with ExitStack() as stack:
         executors = []
         for number in range(nodes):
-            chosen, executor = joined(double, root / f"{nodes}x{processes}" / f"machine-{number}")
+            folder = root / f"{nodes}x{processes}" / f"machine-{number}"
+            chosen, executor = joined(double, folder, isolation=isolation)
             stack.enter_context(running(chosen))
             executors.append((chosen, executor))
         order = project.order(nodes=nodes, processes_per_node=processes)
@@ -229,7 +236,7 @@ def test_processes_that_fail_start_again_in_place_from_the_newest_checkpoint(
 ) -> None:
     """With and without the others noticing by themselves that one is gone."""
     files = {"trainforge.yaml": IN_PLACE, "train.py": SHARDS.replace('os.environ["STUCK"]', repr(stuck))}
-    states = run_gang(double, tmp_path, nodes, 2 // nodes, files)
+    states = run_gang(double, tmp_path, nodes, 2 // nodes, files, isolation="process")  # it reads the seals
     for state in states:
         assert state.last("ended")["code"] == "", story(state)
         notes = [note["text"] for note in state.data("note")]

@@ -77,7 +77,7 @@ def test_killed_at_a_point_there_is_one_result(
 ) -> None:
     script = f"open({str(tmp_path / 'ran')!r}, 'a').write('x')\nprint('line 0')\n"
     project = Project(tmp_path, {"trainforge.yaml": MANIFEST, "train.py": script})
-    chosen, executor = joined(double, tmp_path / "laptop")
+    chosen, executor = joined(double, tmp_path / "laptop", isolation="process")  # it notes that it ran
     program = start(chosen, TRAINFORGE_FAILPOINT=f"{point}:kill")
     (node,) = double.run(project.job(), [executor], project.order())
     assert program.wait(60) == -signal.SIGKILL
