@@ -21,6 +21,7 @@ from trainforge.executor.join import join
 from trainforge.executor.link import SenderLink
 from trainforge.executor.rotation import finish_rotation
 from trainforge.executor.telling import tell_the_terminal
+from trainforge.hooks.git import check_version
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
@@ -54,8 +55,9 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
     Raises:
         SettingsError: not joined yet, an executor already runs in this data directory, or the machine
             lacks what `isolation` demands.
-        Forbidden: the sender has removed this executor.
+        Forbidden: the sender has removed this executor. GitTooOld: no usable git.
     """
+    check_version()
     tell_the_terminal(debug=settings.debug)
     check_isolation(settings)
     with only_one(settings.data_dir):

@@ -26,7 +26,7 @@ from trainforge.config.errors import TrainForgeError, Unreachable
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import GitUrl, validate_url
 
-MINIMUM_VERSION = (2, 39, 0)
+MINIMUM_VERSION = (2, 39, 4)  # the first with the mends of May 2024 (CVE-2024-32002 and its like)
 LOCAL_TIMEOUT_S = 120.0
 NETWORK_TIMEOUT_S = 900.0
 
@@ -298,7 +298,7 @@ def check_version() -> str:
     """The version of the git binary.
 
     Raises:
-        GitTooOld: below 2.39, or there is no git at all.
+        GitTooOld: below `MINIMUM_VERSION`, or there is no git at all.
     """
     with _process(["version"], None, git_environment(), feed=False) as process:
         text = process.communicate(timeout=LOCAL_TIMEOUT_S)[0].decode("ascii", "replace")
@@ -339,7 +339,7 @@ def _process(
             start_new_session=True,
         )
     except GitCommandNotFound as error:
-        raise GitTooOld("there is no git on PATH", hint="install git 2.39 or newer") from error
+        raise GitTooOld("there is no git on PATH", hint="install git 2.39.4 or newer") from error
     process: subprocess.Popen[bytes] = handle.proc  # type: ignore[assignment]
     try:
         yield process

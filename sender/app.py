@@ -24,6 +24,7 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.redact import Redactor
 from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import digest_secret
+from trainforge.hooks.git import check_version
 from trainforge.hooks.git_http import Access, GitHttpApp
 from trainforge.sender import (
     access,
@@ -223,7 +224,9 @@ def run_sender(settings: SenderSettings, *, login_link: bool = False) -> None:
 
     Raises:
         SettingsError: the address or the database cannot be used. Conflict: a sender runs here already.
+        GitTooOld: no usable git.
     """
+    check_version()
     serve.log_to_stderr()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, serve.leave)
