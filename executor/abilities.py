@@ -87,7 +87,7 @@ def _abilities(data_dir: Path, job_user: str) -> Abilities:
     elif root and not setpriv:
         no_user = "setpriv is not installed"
     system = sandbox.find_system(program or "bwrap", root=root)
-    python = python_folders()
+    python = python_folders(data_dir)
     found = Abilities(
         no_sandbox="" if program else "bubblewrap is not installed",
         no_user=no_user,
@@ -106,14 +106,21 @@ def _abilities(data_dir: Path, job_user: str) -> Abilities:
 _NO_GROUPS = cgroups.Parents(2, {})
 
 
-def python_folders() -> tuple[Path, ...]:
-    """This Python, what it imports, and us: jobs that inherit it need them, and `rank.py` is ours."""
+def python_folders(data_dir: Path) -> tuple[Path, ...]:
+    """This Python, what it imports, and us: jobs that inherit it need them, and `rank.py` is ours.
+
+    Not where the executor was started, which Python imports from as well, nor what has private things in it.
+    """
     ours = Path(__file__).parents[1]
-    named = [Path(sys.prefix), Path(sys.base_prefix), *map(Path, sys.path)]
-    found = [path for path in named if path.is_absolute() and path.is_dir() and path != ours]
-    found += [ours / name for name in ("config", "executor", "hooks", "sender", "trainforge")]
-    safe = [path for path in found if path not in (Path("/"), Path.home(), *Path.home().parents)]
-    return sandbox.outermost([path for path in safe if path.exists() and not _of_system(path)])
+    started = {Path.cwd(), Path(sys.argv[0]).absolute().parent, ours}
+    around = {Path.home(), *Path.home().parents, data_dir, *data_dir.parents}
+    imported = [path for path in map(Path, sys.path) if path.is_absolute() and path not in started]
+    found = [Path(sys.prefix), Path(sys.base_prefix), *imported]
+    rooms = [(ours / name).resolve() for name in ("config", "executor", "hooks", "sender")]
+    found += [ours, *rooms]  # an installation for development has the rooms beside
+    return sandbox.outermost(
+        [path for path in found if path.is_dir() and path not in around and not _of_system(path)]
+    )
 
 
 def _of_system(path: Path) -> bool:

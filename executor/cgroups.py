@@ -79,12 +79,15 @@ class Group:
         self.folders = {control: folder / name for control, folder in parents.folders.items()}
 
     def make(self, bounds: Bounds) -> list[Path]:
-        """The files that a process writes its number to, to be in it."""
-        for control, folder in self.folders.items():
+        """The files that a process writes its number to, to be in it. Entering costs it milliseconds each."""
+        wanted = {control: settings(self.parents.version, control, bounds) for control in self.folders}
+        joined = {self.folders[control] for control, values in wanted.items() if values}
+        for folder in joined:
             folder.mkdir(exist_ok=True)
-            for name, value in settings(self.parents.version, control, bounds).items():
-                (folder / name).write_text(value)
-        return sorted({folder / "cgroup.procs" for folder in self.folders.values()})
+        for control, values in wanted.items():
+            for name, value in values.items():
+                (self.folders[control] / name).write_text(value)
+        return sorted(folder / "cgroup.procs" for folder in joined)
 
     def remove(self) -> None:
         """Once nothing runs in it; what cannot be removed now is found empty and used again."""

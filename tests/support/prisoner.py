@@ -113,6 +113,8 @@ def block_device():
 
 
 SANDBOX = {
+    "files beside the executor": lambda: read(WORLD["root"] + "/*.log"),
+    "a file for everybody": lambda: read(WORLD["bait"]),
     "executor's key": lambda: read(WORLD["executor"] + "/*.json"),
     "executor's journals": lambda: read(WORLD["executor"] + "/nodes/*/*.jsonl"),
     "sender's database": lambda: read(WORLD["sender"] + "/*.db"),

@@ -162,6 +162,11 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
     click.echo(f"  reached  {about['endpoint'].get('public_url') or 'asks for work itself'}")
     click.echo(f"  machine  {machine['cpu_count']} CPUs, {_gib(machine['memory_bytes'])}, GPUs: {gpus}")
     click.echo(f"  python   {machine['python']}, torch {machine['torch'] or 'not installed'}")
+    apart = machine["isolation"]
+    bounded = ", ".join(apart["bounded"]) or "nothing"
+    click.echo(f"  apart    as {apart['usual']}; control groups bound {bounded}")
+    for what, why in apart["lacks"].items():
+        click.echo(f"    lacks {what}: {why}")
     click.echo(f"  disk     {_gib(free)} free for {settings.data_dir}")
     active = [node for node in about["nodes"] if not node.get("ended")]
     click.echo(f"  jobs     {len(active)} of {settings.max_jobs}")
