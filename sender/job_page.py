@@ -45,7 +45,8 @@ def _job_page(request: Request) -> Response:
     if found != named:
         return RedirectResponse(f"/jobs/{found}", 307)
     # The log first: what is said after it was read comes over the stream.
-    lines = sender.queries.last_lines(found, LOG_LINES)
+    refreshed = "x-live" in request.headers  # by a page that has the log already
+    lines = [] if refreshed else sender.queries.last_lines(found, LOG_LINES)
     points = sender.queries.last_metrics(found, RECENT_POINTS)
     job = sender.queries.job(found)
     cursor, ended = (lines[-1].cursor if lines else 0), job.state in OUTCOMES
@@ -63,7 +64,7 @@ def _job_page(request: Request) -> Response:
         lines=lines,
         cursor=cursor,
         cut=len(lines) == LOG_LINES,
-        ranks=sender.queries.log_ranks(found),
+        ranks=[] if refreshed else sender.queries.log_ranks(found),
         levels=LEVELS,
         manifest=sender.queries.manifest(found),
         charted=json.dumps([{"id": found, "name": found[:8]}]),
@@ -80,6 +81,7 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
     first = sender.queries.first_metric(job.id, job.attempt)
     left = None if ended else job_shapes.seconds_left(job.progress, now, first, trained or job.started)
     loads = {} if ended or newest is None else _loads(sender, {node.executor for node in newest.nodes})
+    watched = sender.queries.repositories()
     mine = [point for point in points if point.attempt == job.attempt]
     return {
         "took": text.duration((job.ended or now) - job.started) if job.started else "",
@@ -93,8 +95,8 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
         "loads": loads,
         "progress": job_shapes.node_progress(mine),
         "parameters": parameters(job.plan),
-        "commit_link": _commit_link(sender.queries.repositories(), job.repository, job.commit),
-        "result_link": _commit_link(sender.queries.repositories(), job.repository, job.result_commit),
+        "commit_link": _commit_link(watched, job.repository, job.commit),
+        "result_link": _commit_link(watched, job.repository, job.result_commit),
     }
 
 

@@ -3,19 +3,16 @@
 
 const MOST_POINTS = 1500; // of one line on the screen; each bucket keeps its lowest and highest value
 const MOST_PAGES = 100;
+const LOOK_MS = 5000; // where no stream tells of news
 const KEPT = "trainforge.charts";
 const hidden = new Set(["progress", "epoch", "step", "epochs", "total_epochs", "total_steps", "max_steps"]);
 
 export async function showCharts(section) {
   const jobs = JSON.parse(section.dataset.jobs).map((job) => ({ ...job, cursor: 0, names: new Map() }));
   const board = new Board(section, jobs);
-  await board.read();
-  if (!board.names().length) {
-    document.addEventListener("trainforge:news", () => board.news(), { once: false });
-    return;
-  }
-  await board.open();
   document.addEventListener("trainforge:news", () => board.news());
+  if ("going" in section.dataset) setInterval(() => board.news(), LOOK_MS);
+  await board.news();
 }
 
 class Board {

@@ -7,17 +7,14 @@ const main = document.querySelector("main[data-stream]");
 const box = document.getElementById("log");
 const log = box && new Log(box);
 const charts = document.getElementById("charts");
+const AGAIN_MS = 10_000;
+const REACHED = "a, button, input, select, textarea, summary, [tabindex]"; // by the keyboard
 let busy = false;
 let wanted = "";
+let source = null;
 
 if (main) {
-  const source = new EventSource(main.dataset.stream);
-  source.addEventListener("version", (event) => {
-    refresh(JSON.parse(event.data));
-    document.dispatchEvent(new Event("trainforge:news"));
-  });
-  source.addEventListener("end", () => source.close());
-  if (log) source.onmessage = (event) => log.take(JSON.parse(event.data));
+  connect();
   window.addEventListener("pagehide", () => source.close());
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
@@ -25,12 +22,25 @@ if (charts) import("./charts.js").then((module) => module.showCharts(charts));
 tellAges();
 setInterval(tellAges, 10_000);
 
+function connect() {
+  source = new EventSource(main.dataset.stream);
+  source.addEventListener("version", (event) => {
+    refresh(JSON.parse(event.data));
+    document.dispatchEvent(new Event("trainforge:news"));
+  });
+  source.addEventListener("end", () => source.close());
+  if (log) source.onmessage = (event) => log.take(JSON.parse(event.data));
+  // A browser connects again by itself, but not after an answer that is no stream, as a proxy gives while
+  // the sender starts.
+  source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS); };
+}
+
 async function refresh(version) {
   wanted = version;
   if (busy || version === main.dataset.version) return;
   busy = true;
   try {
-    const answer = await fetch(main.dataset.page || location.href, { headers: { Accept: "text/html" } });
+    const answer = await fetch(main.dataset.page || location.href, { headers: { Accept: "text/html", "X-Live": "1" } });
     if (answer.redirected || !answer.ok) return;
     show(new DOMParser().parseFromString(await answer.text(), "text/html"));
     main.dataset.version = version;
@@ -54,7 +64,11 @@ function show(page) {
       const same = [...fresh.querySelectorAll("input")].find((one) => one.name === box.name && one.value === box.value);
       if (same) same.checked = true;
     }
+    const held = [...old.querySelectorAll(REACHED)].indexOf(document.activeElement);
+    const scrolled = [...old.querySelectorAll(".wide")].map((item) => item.scrollLeft);
     old.replaceWith(fresh);
+    if (held >= 0) fresh.querySelectorAll(REACHED)[held]?.focus({ preventScroll: true });
+    [...fresh.querySelectorAll(".wide")].forEach((item, index) => { item.scrollLeft = scrolled[index] ?? 0; });
   }
   tellAges();
 }
