@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kill_matrix.random_kills import Run
+from kill_matrix.random_kills import LOST_AFTER_S, Run
 from kill_matrix.scenarios import SLOW, run, telling_cases
 from kill_matrix.world import World
 
@@ -63,7 +63,7 @@ def test_what_must_come_of_a_fault(worlds: Worlds, point: Failpoint, action: str
 
 
 def test_nothing_is_lost_or_doubled_over_random_kills(tmp_path: Path) -> None:
-    world = World(tmp_path / "world")
+    world = World(tmp_path / "world", lost_after=LOST_AFTER_S)
     try:
         figures = Run(world, seed=4, kills=10).go()
     finally:

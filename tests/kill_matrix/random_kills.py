@@ -23,6 +23,7 @@ from support.fleet import ENDED
 from support.waiting import wait_for
 
 PUSH_EVERY_S = 1.5
+LOST_AFTER_S = 15  # as a rule whoever was killed is back before its job counts as lost
 REST_S = (0.1, 2.0)
 
 
@@ -33,6 +34,7 @@ class Run:
     kills: int
     acknowledged: list[tuple[Project, str]] = field(default_factory=list)
     killed: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
     over: threading.Event = field(default_factory=threading.Event)
 
     def go(self) -> str:
@@ -52,7 +54,7 @@ class Run:
         kills, pushes = sum(self.killed.values()), len(self.acknowledged)
         return (
             f"{kills} kills in {took:.0f} s ({whom}), seed {self.seed}: {pushes} pushes acknowledged, "
-            f"as many jobs, {attempts} attempts, one result each, nothing left behind"
+            f"as many jobs, {attempts} attempts, {self.lost} lost, one result each, nothing left behind"
         )
 
     def _push_all_the_time(self) -> None:
@@ -94,8 +96,10 @@ class Run:
             results = project.results(job)
             assert len(results) == 1, f"{job} has {len(results)} results: {self.world.story(job)}"
             assert results[0]["outcome"] == detail["state"], self.world.story(job)
-            wanted = "failed" if project.manifest == BROKEN else "completed"
+            lost = detail["code"] == "lost"  # nobody was there for long enough: an outcome, too
+            wanted = "failed" if project.manifest == BROKEN or lost else "completed"
             assert detail["state"] == wanted, self.world.story(job)
+            self.lost += lost
             attempts += detail["attempt"]
         world = self.world
         wait_for("end of every training", lambda: not world.orphans(), 30, lambda: str(world.orphans()))
@@ -120,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {said.seed}", flush=True)
     names = ("alpha", "beta", "gamma", "delta")[: said.executors]
     with tempfile.TemporaryDirectory(prefix="random-kills-") as root:
-        world = World(Path(root) / "world", names)
+        world = World(Path(root) / "world", names, lost_after=LOST_AFTER_S)
         try:
             print(Run(world, said.seed, said.kills).go(), flush=True)
         finally:

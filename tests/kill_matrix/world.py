@@ -135,7 +135,7 @@ class Project:
 
 
 class World:
-    def __init__(self, root: Path, executors: tuple[str, ...] = ("alpha", "beta")) -> None:
+    def __init__(self, root: Path, executors: tuple[str, ...] = ("alpha", "beta"), **sender: object) -> None:
         self.fleet = Fleet(root)
         self.armed = root / "armed"
         self.numbers = count(1)
@@ -144,7 +144,7 @@ class World:
         for name in ("ran", "gates"):
             (root / name).mkdir()
         self.remote = Remote(root / "remote")
-        self.start("sender")
+        self.start("sender", **sender)
         for name in executors:
             self.add(name)
 
