@@ -362,9 +362,14 @@ class Results(Section):
 
 
 class Notify(Section):
-    to: Annotated[Text, later("Whom to tell: an e-mail address or a URL.", "team@example.org")]
+    to: Annotated[Text, now("Whom to tell: a name that the sender's settings have under `notify`.", "team")]
     on: Annotated[
-        list[Literal["completed", "failed", "cancelled"]], later("The endings to tell of.", ["failed"])
+        list[Literal["completed", "failed", "cancelled", "recovered", "waiting"]],
+        now(
+            "What to tell of, each once. `recovered`: it completed after the branch's job before it had "
+            "failed. `waiting`: it has waited for machines for long.",
+            ["failed", "recovered"],
+        ),
     ] = ["completed", "failed"]
 
 
@@ -415,7 +420,7 @@ class Manifest(Section):
     secrets: Annotated[
         list[SecretName], now("Names of secrets that the training sees as variables.", ["HF_TOKEN"])
     ] = []
-    notify: Annotated[list[Notify], later("Whom to tell of a job's end.", [{"to": "team@example.org"}])] = []
+    notify: Annotated[list[Notify], now("Whom to tell of a job's end.", [{"to": "team"}])] = []
     priority: Annotated[
         Annotated[int, Field(ge=-100, le=100)], now("Jobs of higher priority are placed first.", 10)
     ] = 0

@@ -69,6 +69,24 @@ class WatchedRepository(BaseModel):
         return {"url": value} if isinstance(value, str) else value
 
 
+Occasion = Literal["completed", "failed", "cancelled", "recovered", "waiting"]
+
+
+class NotifyTarget(BaseModel):
+    """Whom to tell, as a URL that Apprise knows; `always` without a manifest naming it, too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: SecretStr
+    on: list[Occasion] = ["completed", "failed", "recovered", "waiting"]
+    always: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_url(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+
 class SenderSettings(FileSettings):
     """What a sender needs to know. A port of 0 takes any free one."""
 
@@ -93,6 +111,8 @@ class SenderSettings(FileSettings):
     git_token: SecretStr = SecretStr("")
     allow_private_endpoints: bool = False  # executors that are pushed to may be on private networks
     key_overlap: Seconds = 7 * 86_400.0  # for how long the old key counts after `sender rotate-key`
+    notify: dict[str, NotifyTarget] = Field(default={})  # names that manifests may tell of their jobs
+    notify_waiting_after: Seconds = 1800.0  # for how long a job waits before somebody is told
     triggers_per_hour: Annotated[int, Field(ge=1)] = 60  # pushes of one repository that lead to jobs
 
     @property

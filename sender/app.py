@@ -40,6 +40,7 @@ from trainforge.sender import (
     job_page,
     log_page,
     missing,
+    notifying,
     openapi,
     pages,
     people_api,
@@ -153,6 +154,7 @@ LOOPS: dict[str, Loop] = {
     "poll": watching.poll,
     "watch": watching.watch_local,
     "schedule": schedules.run,
+    "notify": notifying.run,
     "results": missing.run,
     "visitors": registry.send_visitors_off,
 }

@@ -197,6 +197,7 @@ jobs = Table(
         "cursor", BigInteger, nullable=False, server_default="0"
     ),  # counter of log lines, metrics, timeline
     Index("ix_jobs_created", "created"),
+    Index("ix_jobs_ended", "ended"),
     # Everything that the list of jobs is filtered by. PostgreSQL keeps wide values outside of the row anyway.
     Index(
         "ix_jobs_listing",

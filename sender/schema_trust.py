@@ -5,7 +5,7 @@ As in `schema.py`: only the `store*` modules and `queries.py` speak SQL, times a
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, CheckConstraint, Column, Float, Integer, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, CheckConstraint, Column, Float, Index, Integer, Table, Text, UniqueConstraint
 
 from trainforge.sender.schema import metadata
 
@@ -45,6 +45,22 @@ pushes = Table(
     Column("commit", Text, primary_key=True),
     Column("before", Text, nullable=False),
     Column("time", Float, nullable=False),
+)
+
+# The outbox of notifications: one row for each job, occasion (`end`, `waiting`) and target.
+notices = Table(
+    "notices",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("occasion", Text, primary_key=True),
+    Column("target", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("due", Float),  # when it is sent next; null once it was sent or given up
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("sent", Float),
+    Column("problem", Text, nullable=False, server_default=""),
+    Index("ix_notices_due", "due"),
 )
 
 # The people who may log in. Without a password one gets in by a one-time link alone.

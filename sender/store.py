@@ -19,6 +19,7 @@ from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_listing import ListingStore
+from trainforge.sender.store_notices import NoticeStore
 from trainforge.sender.store_queue import QueueStore
 from trainforge.sender.store_results import ResultStore
 from trainforge.sender.store_schedules import ScheduleStore
@@ -37,6 +38,7 @@ class Store(
     QueueStore,
     DeadlineStore,
     ListingStore,
+    NoticeStore,
 ):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:

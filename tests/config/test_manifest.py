@@ -161,7 +161,7 @@ def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
         "artifacts.store",
         "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
-        "environment.volumes", "gates", "notify", "on.pull_request",
+        "environment.volumes", "gates", "on.pull_request",
         "training.extras",
     ]  # fmt: skip
 

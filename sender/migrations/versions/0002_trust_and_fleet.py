@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     """One function below per subject."""
     _listing()
+    _notices()
     _audit()
     _secrets()
     _membership()
@@ -28,6 +29,24 @@ def _listing() -> None:
     if op.get_bind().dialect.name == "sqlite":
         columns = ["created", "id", "state", "project", "repository_id", "ref", "author", "source"]
         op.create_index("ix_jobs_listing", "jobs", [*columns, "commit", "subject"], unique=False)
+
+
+def _notices() -> None:
+    op.create_table(
+        "notices",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("occasion", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("due", sa.Float(), nullable=True),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("sent", sa.Float(), nullable=True),
+        sa.Column("problem", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("job_id", "occasion", "target", name="pk_notices"),
+    )
+    op.create_index("ix_notices_due", "notices", ["due"], unique=False)
+    op.create_index("ix_jobs_ended", "jobs", ["ended"], unique=False)
 
 
 def _results() -> None:
