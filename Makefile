@@ -43,6 +43,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Each parser for so many SECONDS; what fails is written to fuzz-found.
+fuzz: $(STAMP)
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz all --seconds $(or $(SECONDS),60)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
