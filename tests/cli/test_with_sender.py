@@ -127,6 +127,17 @@ def test_a_plan_says_why_a_job_would_wait(cli: Cli, project: Path) -> None:
     assert done.returncode == 1
     assert json.loads(done.stdout)["waiting"]
     assert "WHY NOT" in cli("plan", str(project), "--workers", "2").stdout
+    assert "secret" not in done.stderr
+
+
+def test_a_plan_names_secrets_that_are_not_set(cli: Cli, project: Path) -> None:
+    with (project / "trainforge.yaml").open("a") as file:
+        file.write("secrets: [HF_TOKEN, OTHER]\n")
+    done = cli("secret", "set", "OTHER", "--repository", "builtin:mine", stdin="a-value-of-it")
+    assert done.returncode == 0, done.stderr
+    said = cli("plan", str(project)).stderr
+    assert "warning: the secret HF_TOKEN is not set for builtin:mine" in said
+    assert "OTHER" not in said
 
 
 def test_pushing_a_bad_manifest_names_its_problems(

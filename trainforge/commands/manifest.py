@@ -22,7 +22,9 @@ from trainforge.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from trainforge.client import Client
     from trainforge.config.manifest import Manifest
+    from trainforge.project import Project
 
 path_argument = click.argument("path", type=click.Path(path_type=Path), default=".")
 
@@ -105,6 +107,9 @@ def plan(  # noqa: PLR0917 - click passes by name
     else:
         with client:
             answer = client.plan(found.text, overrides, picked(executors, excluded))
+            for name, place in _unset_secrets(client, found):
+                why = f"the secret {name} is not set for {place}, without it the job fails"
+                say(f"warning: {why}; `trainforge secret set {name} --repository {place}`")
     if as_json:
         print_json(answer)
         return 0 if answer.get("plan") else 1
@@ -118,6 +123,24 @@ def plan(  # noqa: PLR0917 - click passes by name
     if answer.get("plan"):
         next_step("trainforge submit")
     return 0 if answer.get("plan") else 1
+
+
+def _unset_secrets(client: Client, found: Project) -> list[tuple[str, str]]:
+    """What the manifest names and the repository that it goes to has not; empty where nobody can tell."""
+    from trainforge import project
+    from trainforge.commands.submit import watched_name
+    from trainforge.config.errors import TrainForgeError
+
+    if not found.manifest.secrets:
+        return []
+    try:
+        url = project.push_url(found, "", client.url)
+        own = project.builtin_name(client.url, url)
+        place = f"builtin:{own}" if own else watched_name(client, url)
+        there = {secret.name for secret in client.secrets(place)}
+    except TrainForgeError:
+        return []
+    return [(name, place) for name in found.manifest.secrets if name not in there]
 
 
 def _show_first(answer: dict[str, Any]) -> None:

@@ -77,7 +77,7 @@ def _push(client: Client, found: Project, remote: str) -> dict[str, Any]:
 
     repo = found.repository
     url = project.push_url(found, remote, client.url)
-    name = project.builtin_name(client.url, url) or _watched_name(client, url)
+    name = project.builtin_name(client.url, url) or watched_name(client, url)
     subject = f"Submit {found.manifest.project.name} as it is in {usergit.user_name()}'s folder"
     # The marker keeps the sender from reading the push itself as another wish to train.
     taken = usergit.snapshot(repo, f"{subject}\n\n[skip train]")
@@ -92,7 +92,7 @@ def _push(client: Client, found: Project, remote: str) -> dict[str, Any]:
     }
 
 
-def _watched_name(client: Client, url: str) -> str:
+def watched_name(client: Client, url: str) -> str:
     """The name under which the sender watches a remote.
 
     Raises:
