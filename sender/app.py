@@ -53,6 +53,7 @@ from trainforge.sender import (
 from trainforge.sender.auth import SafeHeaders, basic_password
 from trainforge.sender.context import Sender
 from trainforge.sender.disk import TakesNothingNewWhenLow
+from trainforge.sender.door import make_door
 from trainforge.sender.keys import SenderKeys
 from trainforge.sender.loops import core_loops
 from trainforge.sender.notify import REPOSITORIES
@@ -104,7 +105,7 @@ def make_app(sender: Sender, loops: dict[str, Loop] | None = None) -> Starlette:
         exception_handlers={TrainForgeError: _refuse, HTTPException: _refuse, Exception: _refuse},
         lifespan=lifespan,
     )
-    app.state.sender = sender
+    app.state.sender, app.state.door = sender, make_door(sender)
     app.state.templates = pages.environment(sender.now, files.address)
     return app
 

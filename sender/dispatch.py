@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -16,9 +17,9 @@ from functools import partial
 
 import httpx2
 
-from trainforge.config.errors import NotTrusted, TrainForgeError
+from trainforge.config.errors import Conflict, NotTrusted, TrainForgeError
 from trainforge.config.failpoints import failpoint
-from trainforge.config.messages import Claim, ClaimReply, Order
+from trainforge.config.messages import Claim, ClaimReply, Order, RunOrder
 from trainforge.config.trust import sign_order, verify_request
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import orders_key
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 OUTBOX = "outbox"  # rung when there is something to deliver to anybody
 REPEAT_S = 3.0  # an order that was handed out and not accepted is handed out again after this
 MAX_ORDERS = 100
+REFUSED = frozenset({400, 401, 403, 404, 409, 422})
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.5, 30.0
 
 
@@ -44,12 +46,11 @@ def _sign(sender: Sender, executor: str, order: Order, challenge: str = "") -> s
     return sign_order(key, sender=sender.id, executor=executor, order=order, now=now, challenge=challenge)
 
 
-async def accept(sender: Sender, executor: str, orders: Sequence[str]) -> None:
+def accept(sender: Sender, executor: str, orders: Sequence[str]) -> None:
     """The executor has stored these orders: they need no further delivery."""
     if not orders:
         return
-    ttl = sender.settings.lease_ttl
-    accepted = await asyncio.to_thread(sender.store.accept_orders, executor, orders, sender.now(), ttl)
+    accepted = sender.store.accept_orders(executor, orders, sender.now(), sender.settings.lease_ttl)
     for order in orders:
         sender.delivered.pop(order, None)
     if accepted:
@@ -64,6 +65,12 @@ async def refuse(sender: Sender, member: Member, order: str, why: str) -> None:
         sender.wake(job)
 
 
+def too_late(order: Order, status: int) -> bool:
+    """Whether an offer came too late, to a node that is forgotten or has a newer token: nobody refuses
+    the job. The offer expires, and the executor may be offered the next attempt."""
+    return status == Conflict.status and isinstance(order.body, RunOrder)
+
+
 # --- pull -----------------------------------------------------------------------------------------------
 
 
@@ -72,13 +79,19 @@ async def claim(sender: Sender, member: Member, said: Claim) -> ClaimReply:
 
     Who is asked for a sign of life is answered at once, and so comes again at once.
     """
-    await accept(sender, member.id, said.accepted)
     for order, why in said.refused.items():
         await refuse(sender, member, order, why)
     deadline = time.monotonic() + said.wait_s
+    accepted = said.accepted
+
+    def look() -> list[Order]:
+        accept(sender, member.id, accepted)
+        return sender.store.open_orders(member.id)
+
     with sender.bell.listen(orders_key(member.id)) as listener:
         while True:
-            orders, again_in = _due(sender, await asyncio.to_thread(sender.store.open_orders, member.id))
+            orders, again_in = _due(sender, await asyncio.to_thread(look))
+            accepted = []
             left = deadline - time.monotonic()
             if orders or left <= 0 or sender.stopping or member.id in sender.asked:
                 break
@@ -87,13 +100,13 @@ async def claim(sender: Sender, member: Member, said: Claim) -> ClaimReply:
 
 
 def _due(sender: Sender, orders: Sequence[Order]) -> tuple[list[Order], float]:
-    """The orders to hand out now, and in how many seconds one becomes due again."""
+    """The orders to hand out now, and in how many seconds one becomes due again: new ones ring."""
     now = time.monotonic()
     ages = {order.id: now - sender.delivered.get(order.id, -REPEAT_S) for order in orders}
     due = [order for order in orders if order.id not in sender.delivered or ages[order.id] >= REPEAT_S]
     due = due[:MAX_ORDERS]
     sender.delivered.update({order.id: now for order in due})
-    return due, min((REPEAT_S - age for age in ages.values() if age < REPEAT_S), default=REPEAT_S)
+    return due, min((REPEAT_S - age for age in ages.values() if age < REPEAT_S), default=math.inf)
 
 
 # --- push -----------------------------------------------------------------------------------------------
@@ -168,10 +181,16 @@ class Pusher:
             headers={"Content-Type": "application/jose"},
         )
         if response.is_success:
-            await accept(self._sender, member.id, [order.id])
-        elif response.status_code in {400, 401, 403, 404, 409, 422}:
+            await asyncio.to_thread(accept, self._sender, member.id, [order.id])
+        elif response.status_code in REFUSED:
             await prove(self._sender, self._client, member)  # it is not a stranger who says so
-            await refuse(self._sender, member, order.id, _words(response))
+            if too_late(order, response.status_code):
+                log.info("%s does not take %s any more: %s", member.name, order.id, _words(response))
+                await asyncio.to_thread(
+                    self._sender.store.close_order, member.id, order.id, self._sender.now()
+                )
+            else:
+                await refuse(self._sender, member, order.id, _words(response))
         else:
             response.raise_for_status()
             raise TrainForgeError(f"{member.endpoint} answers {response.status_code}")

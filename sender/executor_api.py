@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,8 +18,6 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import (
     Claim,
     GitCredential,
-    Heartbeat,
-    HeartbeatReply,
     JoinRequest,
     JournalAck,
     JournalBatch,
@@ -34,15 +29,14 @@ from trainforge.config.messages import (
 from trainforge.config.trust import digest_secret
 from trainforge.sender import dispatch, journals, publisher, registry, vault
 from trainforge.sender.context import Sender
-from trainforge.sender.problems import dump, read_body
+from trainforge.sender.problems import dump, parse, read_body
+from trainforge.sender.registry import Heard, Said
 from trainforge.sender.store_members import Member
 from trainforge.sender.strangers import strangers
 
 BODY_LIMIT = 8 * 1024 * 1024
 JOIN_LIMIT = 256 * 1024  # nobody is known yet
 CREDENTIAL_LIFE_S = 3600.0
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 def _path(request: Request) -> str:
@@ -52,33 +46,17 @@ def _path(request: Request) -> str:
     return raw.decode("ascii", "replace") + (f"?{query.decode('ascii', 'replace')}" if query else "")
 
 
-def _parse(model: type[Model], body: bytes) -> Model:
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MessageInvalid(f"{where}: {first['msg']}" if where else first["msg"]) from error
-
-
-async def _received(request: Request) -> tuple[Sender, Callable[[], Member], bytes]:
-    """What is to be believed once the second, in a worker thread, has named the executor that says it."""
-    sender: Sender = request.app.state.sender
+async def _let_in(request: Request, *, beats: bool = False) -> tuple[Sender, Heard, bytes]:
+    """What is to be believed, and which executor says it."""
     body = await read_body(request, BODY_LIMIT)
-    authenticate = partial(
-        registry.authenticate,
-        sender,
-        authorization=request.headers.get("authorization", ""),
-        method=request.method,
-        path=_path(request),
-        body=body,
-    )
-    return sender, authenticate, body
+    authorization = request.headers.get("authorization", "")
+    said = Said(authorization, request.method, _path(request), body, beats)
+    return request.app.state.sender, await request.app.state.door.do(said), body
 
 
 async def _authenticated(request: Request) -> tuple[Sender, Member, bytes]:
-    sender, authenticate, body = await _received(request)
-    return sender, await asyncio.to_thread(authenticate), body
+    sender, heard, body = await _let_in(request)
+    return sender, heard.member, body
 
 
 def _node_key(request: Request) -> NodeKey:
@@ -92,7 +70,7 @@ async def join(request: Request) -> Response:
     sender: Sender = request.app.state.sender
     with strangers(request):
         body = await read_body(request, JOIN_LIMIT)
-        said = _parse(JoinRequest, body)
+        said = parse(JoinRequest, body)
         authorization = request.headers.get("authorization", "")
         reply = await asyncio.to_thread(
             registry.join, sender, said, authorization=authorization, path=_path(request), body=body
@@ -101,17 +79,14 @@ async def join(request: Request) -> Response:
 
 
 async def heartbeat(request: Request) -> Response:
-    sender, authenticate, body = await _received(request)
-
-    def beat() -> HeartbeatReply:
-        return registry.heartbeat(sender, authenticate(), _parse(Heartbeat, body))
-
-    return dump(await asyncio.to_thread(beat))
+    _, heard, _ = await _let_in(request, beats=True)
+    assert heard.reply is not None  # noqa: S101 - it is a heartbeat's
+    return dump(heard.reply)
 
 
 async def change_key(request: Request) -> Response:
     sender, member, body = await _authenticated(request)
-    return dump(await asyncio.to_thread(registry.change_key, sender, member, _parse(KeyChange, body)))
+    return dump(await asyncio.to_thread(registry.change_key, sender, member, parse(KeyChange, body)))
 
 
 async def leave(request: Request) -> Response:
@@ -122,16 +97,15 @@ async def leave(request: Request) -> Response:
 
 async def claims(request: Request) -> Response:
     sender, member, body = await _authenticated(request)
-    return dump(await dispatch.claim(sender, member, _parse(Claim, body)))
+    return dump(await dispatch.claim(sender, member, parse(Claim, body)))
 
 
 async def journal(request: Request) -> Response:
-    sender, authenticate, body = await _received(request)
+    sender, member, body = await _authenticated(request)
     key = _node_key(request)
 
     def store() -> JournalAck:
-        member = authenticate()
-        batch, ttl = _parse(JournalBatch, body), sender.settings.lease_ttl
+        batch, ttl = parse(JournalBatch, body), sender.settings.lease_ttl
         stored = sender.store.append_journal(member.id, key, batch, sender.now(), ttl)
         failpoint("50.sender.journal_stored")
         if stored.intake is not None:
@@ -170,7 +144,7 @@ async def credential(request: Request) -> Response:
 
 async def secret_values(request: Request) -> Response:
     sender, member, body = await _authenticated(request)
-    ask = _parse(SecretsAsk, body)
+    ask = parse(SecretsAsk, body)
     return dump(await asyncio.to_thread(vault.give, sender, member.id, _node_key(request), ask))
 
 

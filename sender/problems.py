@@ -144,6 +144,20 @@ async def read_model(request: Request, model: type[Model], limit: int = BODY_LIM
         raise _invalid(error) from error
 
 
+def parse(model: type[Model], body: bytes) -> Model:
+    """What a program of ours says.
+
+    Raises:
+        MessageInvalid: not JSON, or not of this form.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MessageInvalid(f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
 def read_query(request: Request, model: type[Model]) -> Model:
     """The address's query as `model`; parameters of other names are ignored.
 

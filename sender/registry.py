@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from trainforge.config.errors import ClockSkew, Forbidden, NotFound, NotTrusted
@@ -23,7 +24,6 @@ from trainforge.config.trust import (
     executor_id,
     new_join_token,
     parse_join_token,
-    proof_issuer,
     public_jwk,
     thumbprint,
     verify_request,
@@ -32,12 +32,33 @@ from trainforge.hooks.addresses import AddressRefused
 from trainforge.hooks.outward import check_url
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import EXECUTORS, seen_key
+from trainforge.sender.problems import parse
 from trainforge.sender.store_audit import SENDER
 from trainforge.sender.store_members import Member
+from trainforge.sender.store_visits import Admitted, Visit
 
 JOIN_TOKEN_LIFE_S = 15 * 60
 KEY_OVERLAP_S = 3600.0
 LOOK_FOR_VISITORS_S = 60.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """A request of an executor, as it came; `beats`: it is a heartbeat."""
+
+    authorization: str
+    method: str
+    path: str
+    body: bytes
+    beats: bool = False
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Who made a request that was let in, and the answer to a heartbeat."""
+
+    member: Member
+    reply: HeartbeatReply | None = None
 
 
 def create_join_token(sender: Sender, actor: str = SENDER, **kind: Any) -> tuple[JoinToken, float]:
@@ -85,26 +106,22 @@ def join(sender: Sender, request: JoinRequest, *, authorization: str, path: str,
     )
 
 
-def authenticate(sender: Sender, *, authorization: str, method: str, path: str, body: bytes) -> Member:
-    """The executor that makes this request, proved by its key, once.
+def prove(sender: Sender, member: Member, said: Said, now: float) -> Visit:
+    """That an executor makes this request, by its key; whether it makes it once, the store tells.
 
     Raises:
-        NotTrusted: unknown, not proved, or a proof that was used before. Forbidden: removed.
+        NotTrusted: not proved. Forbidden: removed. MessageInvalid: a heartbeat that is none.
         ClockSkew: its time is off; with a nonce that it may use instead of it.
     """
-    member = sender.store.member(proof_issuer(authorization))
-    if member is None:
-        raise NotTrusted("no such executor has joined this sender", hint="join this sender first")
-    now = sender.now()
     try:
         claims = verify_request(
-            authorization,
+            said.authorization,
             subject=member.id,
             keys=member.keys(now),
             audience=sender.id,
-            method=method,
-            path=path,
-            body=body,
+            method=said.method,
+            path=said.path,
+            body=said.body,
             now=now,
             fresh=sender.nonces.fresh,
         )
@@ -117,31 +134,32 @@ def authenticate(sender: Sender, *, authorization: str, method: str, path: str, 
             hint="join again with a new token",
             code="executor_removed",
         )
-    if not sender.store.use_proof(member.id, claims.jti, now + MAX_LIFE_S + 2 * LEEWAY_S, now):
-        raise NotTrusted("this proof was used before")
-    sender.bell.ring(seen_key(member.id))
-    return member
-
-
-def heartbeat(sender: Sender, member: Member, beat: Heartbeat) -> HeartbeatReply:
-    ttl = sender.settings.lease_ttl
-    if beat.endpoint and beat.endpoint != member.endpoint:
+    beat = parse(Heartbeat, said.body) if said.beats else None
+    if beat is not None and beat.endpoint and beat.endpoint != member.endpoint:
         failpoint("20.sender.endpoint_moved")
-    unknown, changed = sender.store.heartbeat(member.id, beat, sender.now(), ttl)
-    if changed:
+    return Visit(member.id, claims.jti, now + MAX_LIFE_S + 2 * LEEWAY_S, beat)
+
+
+def heard(sender: Sender, member: Member, beat: Heartbeat | None, led_to: Admitted) -> Heard:
+    """What follows from a request that was let in, and what a heartbeat is answered."""
+    sender.bell.ring(seen_key(member.id))
+    if beat is None:
+        return Heard(member)
+    if led_to.changed:
         sender.bell.ring(EXECUTORS)
         sender.replan()  # somebody may be waiting for a machine like this
     if beat.sender_key:
         sender.keys.pinned[member.id] = beat.sender_key
-    return HeartbeatReply(
-        unknown=unknown,
+    reply = HeartbeatReply(
+        unknown=list(led_to.unknown),
         missing=sender.store.missing_results(member.id),
-        lease_ttl=ttl,
+        lease_ttl=sender.settings.lease_ttl,
         notices=_notices(sender, beat),
         pending=member.pending,
         sender_key=sender.key.id,
         introduction=sender.keys.introduction(member.id, beat.sender_key, sender.now()),
     )
+    return Heard(member, reply)
 
 
 def _notices(sender: Sender, beat: Heartbeat) -> list[str]:

@@ -1,9 +1,9 @@
-"""Executors: their heartbeats, what of them is taken, and the outbox of orders to them."""
+"""Executors: what they have, what of it is taken, and the outbox of orders to them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import median
@@ -16,17 +16,17 @@ from sqlalchemy.engine import Connection, RowMapping
 from trainforge.config.messages import (
     Capabilities,
     FencingToken,
-    Heartbeat,
     NodeKey,
     Order,
     OrderBody,
 )
 from trainforge.sender import schema as s
+from trainforge.sender.facts import LIVE
 from trainforge.sender.fit import Machine, Running
-from trainforge.sender.store_members import Member, MemberStore, member_of
+from trainforge.sender.store_members import Member, member_of
+from trainforge.sender.store_visits import VisitStore
 
 _BODY: TypeAdapter[Any] = TypeAdapter(OrderBody)
-LIVE = ("offered", "accepted", "running")
 DURATIONS_SEEN = 200
 
 
@@ -39,20 +39,6 @@ class SilentNode:
 
 # Made once, for they are part of most requests: making a query anew costs more than running it.
 _EXECUTOR: sa.BindParameter[str] = sa.bindparam("executor")
-_BEFORE = sa.select(s.executors).where(s.executors.c.id == _EXECUTOR)
-_BEAT = sa.update(s.executors).where(s.executors.c.id == _EXECUTOR)
-_LIVE_ATTEMPT = sa.exists().where(
-    s.attempts.c.job_id == s.nodes.c.job_id,
-    s.attempts.c.number == s.nodes.c.attempt,
-    s.attempts.c.state.in_(LIVE),
-)
-_RENEW = sa.update(s.nodes).where(
-    s.nodes.c.job_id == sa.bindparam("job"),
-    s.nodes.c.attempt == sa.bindparam("number"),
-    s.nodes.c.rank == sa.bindparam("node"),
-    s.nodes.c.executor_id == _EXECUTOR,
-    _LIVE_ATTEMPT,
-)
 _OPEN = (
     sa.select(s.orders, s.attempts.c.token_incarnation, s.attempts.c.token_number)
     .join(
@@ -76,37 +62,7 @@ def _capabilities(said: str) -> Capabilities:
     return Capabilities.model_validate_json(said)
 
 
-class ExecutorStore(MemberStore):
-    # --- heartbeats -------------------------------------------------------------------------------------
-
-    def heartbeat(
-        self, executor: str, beat: Heartbeat, now: float, lease_ttl: float
-    ) -> tuple[list[NodeKey], bool]:
-        """Renew the leases of the nodes named; which of them are not this executor's any more.
-
-        Also whether what the planner looks at has changed.
-        """
-        values: dict[str, Any] = {
-            "last_seen": now,
-            "capabilities": beat.capabilities.model_dump(mode="json"),
-            "load": beat.load.model_dump(mode="json"),
-            "draining": beat.draining,
-        }
-        with self.write() as c:
-            old = c.execute(_BEFORE, {"executor": executor}).mappings().one()
-            if _newer_endpoint(beat, old):
-                values |= {"endpoint": beat.endpoint, "endpoint_seq": beat.endpoint_seq}
-            c.execute(_BEAT, {"executor": executor, **values})
-            unknown = [key for key in beat.nodes if not self._renew(c, executor, key, now + lease_ttl)]
-        same = old["draining"] == beat.draining
-        same = same and _lasting(old["capabilities"]) == _lasting(values["capabilities"])
-        was_away = old["last_seen"] is None or now - old["last_seen"] > lease_ttl
-        return unknown, was_away or not same
-
-    def _renew(self, c: Connection, executor: str, key: NodeKey, until: float) -> bool:
-        node = {"job": key.job, "number": key.attempt, "node": key.rank, "executor": executor}
-        return c.execute(_RENEW, {**node, "lease_until": until}).rowcount == 1
-
+class ExecutorStore(VisitStore):
     def machines(self, now: float, online_for: float) -> list[Machine]:
         """Every executor with what it has and what of it is taken, for the planner."""
         t, a, j = s.nodes, s.attempts, s.jobs
@@ -236,6 +192,13 @@ class ExecutorStore(MemberStore):
             refused = mine.values(refused=why or "refused", closed=now).returning(t.c.job_id)
             return c.execute(refused).scalar() or ""
 
+    def close_order(self, executor: str, order: str, now: float) -> None:
+        """It is not delivered any more, though nobody has taken or refused it."""
+        t = s.orders
+        with self.write() as c:
+            mine = sa.update(t).where(t.c.id == order, t.c.executor_id == executor, t.c.closed.is_(None))
+            c.execute(mine.values(closed=now))
+
     def add_job_credential(
         self, digest: str, *, job: str, executor: str, repository: str, now: float, expires: float
     ) -> None:
@@ -258,23 +221,11 @@ def _others(row: RowMapping) -> dict[str, int]:
     return {gpu.uuid: size for gpu, size in zip(gpus, used, strict=False) if size}
 
 
-def _newer_endpoint(beat: Heartbeat, old: RowMapping) -> bool:
-    """An address counts once its number is higher; having none any more is true at once."""
-    if beat.endpoint and old["endpoint"] not in {"", beat.endpoint}:
-        return bool(beat.endpoint_seq > old["endpoint_seq"])
-    return not beat.endpoint or bool(beat.endpoint_seq >= old["endpoint_seq"])
-
-
 def _closed(row: RowMapping) -> str:
     """Why it is to have no jobs for now, in words."""
     if row["pending"]:
         return f"waits for approval: `trainforge executor approve {row['name']}`"
     return "has had all the jobs that it came for" if row["jobs_left"] == 0 else ""
-
-
-def _lasting(capabilities: Mapping[str, Any]) -> dict[str, Any]:
-    """What of them does not change all the time by itself."""
-    return {key: value for key, value in capabilities.items() if key != "disk_free_bytes"}
 
 
 def _usual_durations(c: Connection) -> dict[str, float]:

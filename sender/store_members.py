@@ -1,4 +1,4 @@
-"""Who belongs to this sender: join tokens, executors' keys and standing, and the proofs that they used."""
+"""Who belongs to this sender: join tokens, executors' keys and standing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotTrusted
@@ -51,21 +50,22 @@ def member_of(row: RowMapping) -> Member:
     )
 
 
-# Made once, for they are part of every request: making a query anew costs more than running it.
-_MEMBER = sa.select(s.executors).where(s.executors.c.id == sa.bindparam("executor"))
-_OLD_PROOFS = sa.delete(s.proofs).where(s.proofs.c.expires < sa.bindparam("now"))
-_NEW_PROOF = {
-    True: sqlite.insert(s.proofs).on_conflict_do_nothing().returning(sa.literal(1)),
-    False: postgresql.insert(s.proofs).on_conflict_do_nothing().returning(sa.literal(1)),
-}
-
-
-CLEAR_EVERY_S = 10.0
+# Made once, for it is part of most requests: making a query anew costs more than running it.
+_E = s.executors.c
+MEMBER = (
+    _E.id,
+    _E.name,
+    _E.public_key,
+    _E.endpoint,
+    _E.revoked,
+    _E.pending,
+    _E.previous_key,
+    _E.previous_until,
+)
+_MEMBER = sa.select(*MEMBER).where(_E.id == sa.bindparam("executor"))
 
 
 class MemberStore(Database):
-    _cleared = 0.0  # when proofs that had expired were last removed
-
     # --- joining ----------------------------------------------------------------------------------------
 
     def add_join_token(
@@ -152,16 +152,6 @@ class MemberStore(Database):
         with self.read() as c:
             rows = c.execute(sa.select(s.executors.c.name, s.executors.c.id)).all()
         return {row.name: row.id for row in rows}
-
-    def use_proof(self, executor: str, jti: str, expires: float, now: float) -> bool:
-        """Whether this proof is used for the first time; it is remembered until it has expired."""
-        with self.write() as c:
-            if not 0 <= now - self._cleared < CLEAR_EVERY_S:
-                c.execute(_OLD_PROOFS, {"now": now})
-                self._cleared = now
-            new = _NEW_PROOF[self.is_sqlite]
-            proof = {"executor_id": executor, "jti": jti, "expires": expires}
-            return c.execute(new, proof).first() is not None
 
     def approve(self, executor: str, now: float, actor: str = SENDER) -> bool:
         """Let it have work; whether it waited for that."""

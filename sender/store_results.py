@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -12,9 +13,13 @@ from trainforge.sender import schema as s
 from trainforge.sender.store_jobs import JobStore
 
 MOST = 1000
+MOST_TOLD = 100
 
 
 class ResultStore(JobStore):
+    _missing: dict[str, list[NodeKey]] | None = None  # of each executor
+    _flagged = 0
+
     def is_result(self, repository_id: str, commit: str) -> bool:
         """Whether a commit is known to hold a result of one of this repository's jobs."""
         t = s.jobs
@@ -47,16 +52,33 @@ class ResultStore(JobStore):
                 for job in jobs:
                     c.execute(sa.update(t).where(t.c.id == job).values(result_missing=flag))
                     self.note(c, job, "note", words, now)
+        self._flagged += 1
+        self._missing = None
 
     def missing_results(self, executor: str) -> list[NodeKey]:
-        """Nodes of this executor whose published results are gone."""
+        """Nodes of this executor whose published results are gone.
+
+        Kept in memory, for each heartbeat asks, and `flag_results` alone changes it.
+        """
+        known = self._missing
+        if known is None:
+            flagged = self._flagged
+            known = self._read_missing()
+            if flagged == self._flagged:
+                self._missing = known
+        return known.get(executor, [])[:MOST_TOLD]
+
+    def _read_missing(self) -> dict[str, list[NodeKey]]:
         t, n = s.jobs, s.nodes
         query = (
-            sa.select(n.c.job_id, n.c.attempt, n.c.rank)
+            sa.select(n.c.executor_id, n.c.job_id, n.c.attempt, n.c.rank)
             .join(t, sa.and_(t.c.id == n.c.job_id, t.c.attempt == n.c.attempt))
-            .where(t.c.result_missing.is_not(None), n.c.executor_id == executor)
+            .where(t.c.result_missing.is_not(None))
             .where(n.c.rank == 0, n.c.published.is_not(None))
         )
+        found: dict[str, list[NodeKey]] = defaultdict(list)
         with self.read() as c:
-            rows = c.execute(query.limit(100)).all()
-        return [NodeKey(job=row.job_id, attempt=row.attempt, rank=row.rank) for row in rows]
+            for row in c.execute(query):
+                key = NodeKey(job=row.job_id, attempt=row.attempt, rank=row.rank)
+                found[row.executor_id].append(key)
+        return dict(found)

@@ -45,6 +45,7 @@ from trainforge.sender.facts import (
 from trainforge.sender.planner import Plan, plan
 from trainforge.sender.store import Store
 from trainforge.sender.store_events import NewEvent, NewJob, Repo
+from trainforge.sender.store_visits import Visit
 
 STATES: tuple[JobState, ...] = get_args(JobState)
 COMMIT = "a" * 40
@@ -378,7 +379,7 @@ class World:
         self.manifest = parse_manifest(
             f"project: {{name: p}}\ntraining: {{script: t.py}}\nresources: {{nodes: {nodes}}}\n"
         )
-        self.fence = 0
+        self.fence, self.beats = 0, 0
         self.states: list[JobState] = ["pending"]
         self.endings: list[str] = []
         store.add_repository(Repo("builtin:p", "p", "", "builtin"), self.now)
@@ -397,7 +398,8 @@ class World:
 
     def beat(self, executor: str, *keys: NodeKey) -> None:
         beat = Heartbeat(capabilities=MACHINE, load=Load(), nodes=list(keys))
-        self.store.heartbeat(executor, beat, self.now, 90)
+        self.beats += 1
+        self.store.admit([Visit(executor, str(self.beats), self.now + 300, beat)], self.now, 90)
 
     def settle(self) -> None:
         for _ in range(60):

@@ -24,6 +24,7 @@ from trainforge.sender.migrate import back_up
 from trainforge.sender.schema_trust import metadata
 from trainforge.sender.store import Store
 from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Repo
+from trainforge.sender.store_visits import Admitted, Visit
 
 COMMIT = "a" * 40
 
@@ -200,9 +201,10 @@ def test_a_join_token_is_spent_with_the_joining(store: Store) -> None:
 
 
 def test_a_proof_is_used_once_and_forgotten_when_expired(store: Store) -> None:
-    assert store.use_proof("x", "j", 10.0, 1.0)
-    assert not store.use_proof("x", "j", 10.0, 2.0)
-    assert store.use_proof("x", "other", 20.0, 11.0)
+    first, other, later = Visit("x", "j", 10.0), Visit("y", "j", 10.0), Visit("x", "other", 20.0)
+    assert store.admit([first, first, other], 1.0, 90) == [Admitted(), None, Admitted()]
+    assert store.admit([first], 2.0, 90) == [None]
+    assert store.admit([later], 11.0, 90) == [Admitted()]
     with store.read() as c:
         assert c.exec_driver_sql("SELECT count(*) FROM proofs").scalar() == 1
 
@@ -211,14 +213,21 @@ def test_an_executor_is_online_by_its_heartbeats(store: Store) -> None:
     join(store)
     assert [machine.online for machine in store.machines(3.0, 30)] == [False]
     beat = Heartbeat(capabilities=MACHINE, load=Load())
-    assert store.heartbeat("x-alpha", beat, 10.0, 90) == ([], True)
-    assert store.heartbeat("x-alpha", beat, 20.0, 90) == ([], False)
+
+    def changed(beat: Heartbeat, now: float) -> bool:
+        (admitted,) = store.admit([Visit("x-alpha", str(now), now + 300, beat)], now, 90)
+        assert admitted is not None
+        assert not admitted.unknown
+        return admitted.changed
+
+    assert changed(beat, 10.0)
+    assert not changed(beat, 20.0)
     assert [machine.online for machine in store.machines(50.0, 30)] == [True]
     assert [machine.online for machine in store.machines(51.0, 30)] == [False]
     last = beat.model_copy(update={"draining": True})
-    assert store.heartbeat("x-alpha", last, 60.0, 90) == ([], True)
+    assert changed(last, 60.0)
     assert [machine.online for machine in store.machines(60.0, 30)] == [False]
-    assert store.heartbeat("x-alpha", beat, 61.0, 90) == ([], True)
+    assert changed(beat, 61.0)
     assert [machine.online for machine in store.machines(61.0, 30)] == [True]
 
 
@@ -254,7 +263,9 @@ def test_a_restored_backup_gets_a_higher_incarnation(tmp_path: Path) -> None:
     assert token.incarnation == 2
 
 
-def test_a_missing_fence_file_counts_as_a_restored_backup(store: Store, tmp_path: Path) -> None:
+def test_without_the_fence_file_the_clock_gives_an_incarnation_that_was_not_used(
+    store: Store, tmp_path: Path
+) -> None:
     Fence(store, tmp_path / "fence.json").next()
     (tmp_path / "fence.json").unlink()
-    assert Fence(store, tmp_path / "fence.json").incarnation == 2
+    assert Fence(store, tmp_path / "fence.json", lambda: 4000.0).incarnation == 1001

@@ -39,6 +39,7 @@ from trainforge.hooks.git import init_bare
 from trainforge.hooks.results import write_result
 from trainforge.sender import events, executor_api, registry
 from trainforge.sender.context import Sender
+from trainforge.sender.door import make_door
 from trainforge.sender.keys import SenderKeys
 from trainforge.sender.loops import core_loops
 from trainforge.sender.people import People
@@ -72,7 +73,7 @@ def _application(sender: Sender) -> Starlette:
 
     app = Starlette(routes=executor_api.routes, lifespan=lifespan, exception_handlers={Exception: refuse})
     app.add_exception_handler(TrainForgeError, refuse)
-    app.state.sender = sender
+    app.state.sender, app.state.door = sender, make_door(sender)
     return app
 
 
