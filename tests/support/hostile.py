@@ -104,13 +104,14 @@ class HostileSite:
         self.site.set(self.job, **job)
         gpu = Gpu(uuid=t(), model=t(), memory_bytes=1).model_dump()
         machine = {"hostname": t(), "python": t(), "torch": t(), "labels": {t(): t()}, "gpus": [gpu]}
-        event = {word: t() for word in ("source", "repository", "ref", "old", "new", "reason")}
+        watched = t()  # the same name at both, or the page of events has a button less
+        event = {word: t() for word in ("source", "ref", "old", "new", "reason")} | {"repository": watched}
         s = schema
         with self.site.sender.store.write() as c:
             has = c.execute(sa.select(s.executors.c.capabilities)).scalar_one() | machine
             c.execute(sa.update(s.executors).values(name=t(), endpoint=t(), capabilities=has))
             c.execute(sa.update(s.events).values(event))
-            c.execute(sa.update(s.repositories).values(name=t(), url=t(), error=t()))
+            c.execute(sa.update(s.repositories).values(name=watched, url=t(), error=t()))
             c.execute(sa.update(s.nodes).values(detail=t(), code=t(), reason=t()))
             c.execute(sa.update(s.attempts).values(code=t(), reason=t()))
             c.execute(sa.update(s.log_lines).values(text=t()))
