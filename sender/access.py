@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
-from trainforge.config.errors import Forbidden, NotTrusted
+from trainforge.config.errors import Forbidden, NotFound, NotTrusted
 from trainforge.config.views import ROLES, Role
 from trainforge.sender.auth import CSRF_FIELD, CSRF_HEADER, check_csrf, check_origin, identify
 from trainforge.sender.people import Person
@@ -219,6 +219,7 @@ def _row(row: str) -> str:
 
 def _guard(endpoint: Endpoint, needs: dict[str, tuple[str, str]]) -> Endpoint:
     async def answer(request: Request) -> Response:
+        _check_address(request)
         row, said = needs["GET" if request.method == "HEAD" else request.method]
         need = next((role for role in ROLES if role == said), None)
         if need is None:
@@ -236,6 +237,18 @@ def _guard(endpoint: Endpoint, needs: dict[str, tuple[str, str]]) -> Endpoint:
         return response
 
     return answer
+
+
+def _check_address(request: Request) -> None:
+    """Names and numbers that no database can look for are of nothing that is there."""
+    numbers = [part for part in request.path_params.values() if isinstance(part, int)]
+    pages = not request.url.path.startswith("/api/")  # whose queries are checked as what they should be
+    if (
+        any(number >= 2**63 for number in numbers)
+        or "\0" in request.scope["path"]
+        or (pages and b"%00" in request.scope["query_string"])
+    ):
+        raise NotFound("there is nothing at this address", hint="look at the list that names it")
 
 
 def allow(person: Person, need: Role) -> None:

@@ -21,7 +21,7 @@ from trainforge.sender.operations import JSON, OPERATIONS, Operation
 from trainforge.sender.problems import MEDIA_TYPE
 
 DESCRIBED = ("/api/", "/health", "/webhooks/", "/hooks/")
-_NUMBER = {"type": "integer", "minimum": 0}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _NAME = {"type": "string", "minLength": 1}
 _PARAMETER = re.compile(r"\{(\w+)(?::(\w+))?\}")
 _WHERE = "#/components/schemas/{model}"

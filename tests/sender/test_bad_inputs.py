@@ -219,6 +219,8 @@ REQUESTS: dict[str, Row] = {
     "a job of 8,000 letters": g("/api/jobs/" + "a" * 8000, 404, "not_found"),
     "a job with SQL in it": g("/api/jobs/'%20OR%201=1--", 404, "not_found"),
     "a job that is a pattern": g("/api/jobs/%25", 404, "not_found"),
+    "a token beyond numbers": g(f"/api/tokens/{2**64}", 404, "not_found", method="DELETE"),
+    "a page that is asked for NUL": g("/jobs?project=%00", 404, "not_found"),
     "another method": g("/api/jobs", 405, "method_not_allowed", method="DELETE"),
     "no such address": g("/api/nothing", 404, "not_found", "/api"),
     "a file that climbs": g(f"/api/network/local_job_file/{'a' * 26}/..%2f..%2fx", 404, "not_found"),
