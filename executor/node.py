@@ -434,8 +434,10 @@ class Node(threading.Thread):
             services=self.services,
             secrets=self.secrets,
             walls=self.walls,
+            mine=lambda: not self.fenced,
         )
-        publishing.run(phase=self._phase, wait=self._wait, over=lambda: self._newest(ForgetOrder) is not None)
+        over = lambda: self.fenced or self._newest(ForgetOrder) is not None  # noqa: E731
+        publishing.run(phase=self._phase, wait=self._wait, over=over)
         published = self.journal.find("published")
         if published is not None:
             branch, commit = published.data["branch"], published.data["commit"][:7]

@@ -255,7 +255,8 @@ def _failure(node: NodeFacts, policy: Policy, now: float) -> tuple[str, str] | N
     if node.revoked:
         return "lost", f"{node.name} was removed from this sender"
     if not node.taken:
-        late = now > node.created + policy.offer_timeout
+        # A restored sender may have forgotten who took it: the lease is for them to say so.
+        late = now > max(node.created + policy.offer_timeout, node.lease_until)
         return (OFFER_EXPIRED, f"{node.name} did not take the offer") if late else None
     if now > node.lease_until + policy.lost_after:
         return "lost", f"{node.name} was not heard of any more"

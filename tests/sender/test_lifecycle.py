@@ -210,6 +210,13 @@ def test_an_offer_that_nobody_takes_costs_no_retry() -> None:
     assert steps(facts, 92) == [life.MarkAttempt("superseded", "", "")]
 
 
+def test_an_offer_lasts_for_as_long_as_somebody_may_hold_its_lease() -> None:
+    """After a restart leases are given anew: who took it before a backup was restored can still say so."""
+    waiting = node(heard=False, accepted=frozenset(), lease_until=300.0)
+    assert steps(job(waiting, attempt={"state": "offered"}), 300) == []
+    assert steps(job(waiting, attempt={"state": "offered"}), 301) != []
+
+
 def test_the_first_failing_node_decides() -> None:
     nodes = (
         node(0, ended=Ended(code="peer_failed", reason="x"), ended_at=1.0),

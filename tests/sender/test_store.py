@@ -23,7 +23,7 @@ from trainforge.sender.fence import Fence
 from trainforge.sender.migrate import back_up
 from trainforge.sender.schema_trust import metadata
 from trainforge.sender.store import Store
-from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Repo
+from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Noted, Repo
 from trainforge.sender.store_visits import Admitted, Visit
 
 COMMIT = "a" * 40
@@ -154,6 +154,25 @@ def test_many_hints_at_once_handle_a_head_once(store: Store, project: Repo) -> N
 
 def test_a_delivery_is_new_once(store: Store) -> None:
     assert [store.first_delivery("github", "d1", 1.0) for _ in range(2)] == [True, False]
+
+
+def test_a_push_is_noted_with_its_delivery_until_it_has_led_to_an_event(store: Store, project: Repo) -> None:
+    first, second = (Noted("builtin:p", "main", "", commit * 40) for commit in "ab")
+    assert store.first_delivery("github", "d2", 2.0, second)
+    assert store.first_delivery("github", "d1", 1.0, first)
+    assert not store.first_delivery("github", "d1", 3.0, Noted("builtin:p", "main", "", "c" * 40))
+    assert store.noted_pushes("builtin:p") == [first, second]
+    assert store.noted_pushes("builtin:other") == []
+    add_job(store)  # of the first one's commit
+    assert store.noted_pushes("builtin:p") == [second]
+    assert store.first_delivery("github", "d3", 4.0, first)
+    assert store.noted_pushes("builtin:p") == [second]
+
+
+def test_a_noted_push_leads_to_one_event(store: Store, project: Repo) -> None:
+    store.first_delivery("github", "d1", 1.0, Noted("builtin:p", "main", "", COMMIT))
+    event = NewEvent("push", "builtin:p", "p", "ignored", ref="main", new=COMMIT)
+    assert [store.record_noted(event, [], 2.0) for _ in range(2)] == [[], None]
 
 
 def test_a_delivery_is_forgotten_when_nobody_can_repeat_it(store: Store) -> None:

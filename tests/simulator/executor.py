@@ -102,6 +102,7 @@ class SimExecutor(Actor):
         self.mirror = Mirror(remote, self)
         self.capabilities = machine(name, max_jobs)
         self.liar = False
+        self.heard = 0.0  # when it asked what the sender answered last
         self.fails = 0.0  # chance that a training fails by itself
         self.revoked = False
         self.overheard: list[Order] = []  # for replays
@@ -144,6 +145,7 @@ class SimExecutor(Actor):
 
         def answered(reply: HeartbeatReply) -> None:
             self.trusted_until = max(self.trusted_until, link.trust_ends(asked, reply.lease_ttl))
+            self.heard = max(self.heard, asked)
             self.world.meanwhile(self, 0.1)
             for key in reply.unknown:
                 if key in self.nodes:
@@ -359,7 +361,9 @@ class SimExecutor(Actor):
     def trusted(self) -> bool:
         return self.world.now < self.trusted_until
 
-    def _still_mine(self) -> None:
+    def _still_mine(self, node: SimNode) -> None:
+        if node.abandoned:
+            raise publishing.LeaseEnded("the sender counts this node as given up")
         if not self.trusted():
             raise publishing.LeaseEnded("the sender was not heard of for too long to publish")
 
@@ -372,7 +376,7 @@ class SimExecutor(Actor):
 
     def _publish(self, node: SimNode, publish: PublishOrder, number: int) -> None:
         """As `Publishing.run`."""
-        if node.gone or node.settled or node.newest(ForgetOrder) is not None:
+        if node.gone or node.abandoned or node.settled or node.newest(ForgetOrder) is not None:
             self._after(node)
             return
         try:
@@ -392,13 +396,13 @@ class SimExecutor(Actor):
         if node.record is None:
             node.record = self._ask(lambda: self.home.on_record(self.name, node.key))
             self.durable()
-        self._still_mine()
+        self._still_mine(node)
         self._ask(lambda: self.home._member(self.name))  # the credential is made for this push
         said = {key: node.record[key] for key in ("job", "outcome", "code", "reason")}
         path, data = f"{node.record['path']}/result.json", record(**said, by=str(node.key))
 
         def attempt(tip: str | None) -> str:
-            self._still_mine()
+            self._still_mine(node)
             return self.mirror.push(tip, {path: data})
 
         before = self.remote.ever.get(node.key.job, set()).copy()

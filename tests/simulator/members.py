@@ -20,7 +20,7 @@ class MemberRows(Tables):
 
     def add_executor(self, executor: str, name: str, capabilities: Any, now: float) -> None:
         self.executors[executor] = {
-            "name": name, "capabilities": capabilities, "last_seen": now, "draining": False, "revoked": None,
+            "name": name, "capabilities": capabilities, "last_seen": None, "draining": False, "revoked": None,
         }  # fmt: skip
 
     def revoke(self, executor: str, now: float) -> bool:
@@ -104,6 +104,12 @@ class MemberRows(Tables):
         row |= {"refused": why or "refused", "closed": now}
         self._done(row["job_id"])
         return str(row["job_id"])
+
+    def close_order(self, executor: str, order: str, now: float) -> None:
+        row = self.orders.get(order)
+        if row is not None and row["executor_id"] == executor and row["closed"] is None:
+            row["closed"] = now
+            self._done(row["job_id"])
 
     # --- deadlines --------------------------------------------------------------------------------------
 

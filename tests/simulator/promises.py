@@ -9,7 +9,7 @@ from simulator.manifests import REPO, manifest_file
 from simulator.remote import Remote
 from simulator.world import World
 from trainforge.config.identity import job_id
-from trainforge.config.messages import OUTCOMES, FencingToken, NodeKey
+from trainforge.config.messages import OUTCOMES, FencingToken, ForgetOrder, NodeKey
 from trainforge.hooks.triggers import MANIFEST
 from trainforge.sender import lifecycle as life
 
@@ -150,15 +150,20 @@ class Promises:
             self.world.broken(f"{node.key} with {token} was started on {other} and on {executor.name}")
 
     def published(self, executor: SimExecutor, node: SimNode, before: set[str]) -> None:
-        """A result of an attempt that was given up must not appear any more."""
+        """A result comes from who holds the lease and was not told otherwise, and of no attempt given up."""
+        silence = self.world.now - executor.heard
+        if silence > executor.home.settings.lease_ttl:
+            self.world.broken(f"{node.key} was published {silence:.0f} s after the sender was heard last")
+        if node.abandoned or node.newest(ForgetOrder) is not None:
+            self.world.broken(f"{node.key} was published although {executor.name} was told to give it up")
         attempt = executor.home.store.attempt_of(node.key.job, node.key.attempt)
-        if attempt is None or executor.name in self.revoked:
+        if attempt is None or executor.name in self.revoked or self.deleted:
             return
         own = (attempt["token_incarnation"], attempt["token_number"]) == (
             node.token.incarnation,
             node.token.number,
         )
-        if own and attempt["state"] == "lost":
+        if own and attempt["state"] not in LIVE:
             self.world.broken(
                 f"{node.key} was published by {executor.name} after it was given up as {attempt['state']}"
             )
@@ -166,7 +171,7 @@ class Promises:
     # --- at rest ----------------------------------------------------------------------------------------
 
     def at_rest(self, sender: SimSender) -> bool:
-        known = sender.store.heads("")
+        known = sender.store.heads(REPO.id)
         handled = not self.remote.main or known.get("refs/heads/main") == self.remote.main[-1]
         return handled and all(state in OUTCOMES for state, _ in sender.store.states().values())
 

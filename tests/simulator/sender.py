@@ -17,7 +17,7 @@ from trainforge.config.settings import SenderSettings
 from trainforge.hooks.gitread import CommitInfo
 from trainforge.hooks.results import swap_in
 from trainforge.hooks.triggers import MANIFEST, RefChange
-from trainforge.sender import events, journals, publisher
+from trainforge.sender import dispatch, events, journals, publisher
 from trainforge.sender import lifecycle as life
 from trainforge.sender.clock import Jumps
 from trainforge.sender.drafts import ManifestFile
@@ -304,6 +304,9 @@ class SimSender(Actor):
             self._pushing.discard(executor.name)
             if isinstance(error, Conflict | Forbidden):
                 self.world.note(self.name, f"{executor.name} refuses {order.id}: {error}")
+                if dispatch.too_late(order, error.status):
+                    self.store.close_order(executor.name, order.id, self.now())
+                    return
                 self.store.refuse_order(executor.name, order.id, str(error), self.now())
                 self.wake(order.node.job)
 

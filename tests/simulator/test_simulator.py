@@ -9,6 +9,7 @@ import pytest
 from simulator.mutants import MUTANTS
 from simulator.run import failure, first_failure, story
 from simulator.scenario import Run
+from simulator.twin import compare
 
 SEEDS, TURNS, WITHIN = 2000, 8, 200
 CORPUS = [
@@ -33,6 +34,11 @@ def test_what_was_broken_once_stays_mended(seed: int) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_is_found(mutant: str) -> None:
     assert first_failure(mutant, range(WITHIN)) is not None, f"{mutant} was not found within {WITHIN} seeds"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_model_of_the_store_answers_as_the_real_one(seed: int, tmp_path: Path) -> None:
+    assert compare(seed, tmp_path) > 100
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:
