@@ -2,6 +2,7 @@
 // sender, which has escaped it, whenever its version differs. Without this module the pages still work.
 
 import { Log } from "./log.js";
+import "./notify.js";
 
 const main = document.querySelector("main[data-stream]");
 const box = document.getElementById("log");

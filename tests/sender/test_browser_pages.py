@@ -1,0 +1,123 @@
+"""The pages beside those of one job in a real browser: faultless for axe, alive, and telling of ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright import sync_api
+
+from support.browser import ARGUMENTS, PATIENCE_MS, faults, opened
+from support.compat import PLUGIN, add_plugin, gpu_machine
+from support.waiting import wait_for
+from support.web import Web, web
+
+LOOKS = [("light", 1280), ("dark", 390)]  # each light and each width once
+RECORDER = """window.told = [];
+window.Notification = class { constructor(title, more) { window.told.push(title); }
+  static permission = "default"; static requestPermission() { this.permission = "granted"; } };"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    sync_api.expect.set_options(timeout=PATIENCE_MS)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """Jobs in every state, machines of every kind, and a repository that can be trained."""
+    folder = tmp_path_factory.mktemp("pages")
+    with web(folder) as made:
+        add_plugin(made, folder)
+        alpha = gpu_machine(made, "alpha")
+        made.add_executor("beta", labels={"zone": "east"})
+        with made.sender.store.write() as c:
+            c.exec_driver_sql("UPDATE executors SET pending = 1 WHERE name = 'beta'")
+        running = made.add_job(subject="Try a larger batch", author="ada")
+        made.add_node(running, alpha)
+        made.set(running, progress=0.4, metrics={"loss": 0.25})
+        waiting = made.add_job(subject="Wait for machines", author="bo", priority=3)
+        made.set(waiting, waiting={"alpha": "has 0 of 1 slots free", "beta": "waits for approval"})
+        made.end(made.add_job(subject="Break"), "failed", code="script_failed", reason="exit code 1")
+        secret = {"name": "HF_TOKEN", "repository": "demo", "value": "hf_0123456789"}
+        assert made.ask("POST", "/api/secrets", json=secret).status_code == 200
+        yield made
+
+
+def test_no_page_has_a_fault_for_axe(chromium: Any, site: Web) -> None:
+    pictures = os.environ.get("TRAINFORGE_SCREENSHOTS", "")
+    alpha = site.sender.queries.executor("alpha", 0).id
+    paths = ["/jobs", "/queue", "/executors?view=table", "/executors?view=grid", f"/executors/{alpha}"]
+    paths += ["/executors/add", "/events", f"/new?repository={PLUGIN}&ref=refs/heads/main", "/settings"]
+    paths += ["/settings/secrets", "/settings/people", "/settings/audit?verify=1"]
+    with opened(chromium, site) as page:
+
+        def check(name: str) -> None:
+            page.evaluate("() => document.querySelectorAll('details').forEach(one => { one.open = true; })")
+            for scheme, width in LOOKS:
+                page.emulate_media(color_scheme=scheme)
+                page.set_viewport_size({"width": width, "height": 900})
+                if pictures:
+                    file = name.strip("/").split("?")[0].replace("/", "-")
+                    page.screenshot(path=Path(pictures) / f"{file}-{scheme}.png", full_page=True)
+                assert faults(page) == [], f"{name} {scheme} {width}"
+                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} {width}"
+
+        for path in paths:
+            page.goto(site.url + path)
+            check(path)
+        page.goto(f"{site.url}/new?repository={PLUGIN}&ref=refs/heads/main")
+        page.get_by_label("GPUs per machine").fill("8")
+        page.get_by_role("button", name="Show the plan").click()
+        page.wait_for_url(f"{site.url}/new/*")
+        check("/plan")
+        page.goto(f"{site.url}/executors/add")
+        page.get_by_label("Name").fill("axe")
+        page.get_by_role("button", name="Show the line").click()
+        page.get_by_text("Paste this on axe").wait_for()
+        check("/line")
+
+
+def test_a_machine_is_greeted_and_a_job_appears_without_loading_again(chromium: Any, site: Web) -> None:
+    with opened(chromium, site) as page:
+        page.goto(f"{site.url}/executors/add")
+        page.get_by_label("Name").fill("gamma")
+        page.get_by_role("button", name="Show the line").click()
+        page.get_by_text("for gamma").wait_for()
+        site.add_executor("gamma")
+        page.get_by_text("Welcome, gamma!").wait_for()
+        assert "trainforge executor join" in page.locator(".paste").inner_text()
+        page.goto(f"{site.url}/jobs")
+        chosen = page.get_by_role("checkbox").first
+        chosen.check()
+        value = chosen.get_attribute("value")
+        site.add_job(subject="A fresh one")
+        page.get_by_text("A fresh one").wait_for()
+        assert page.locator(f"input[value={value}]").is_checked()
+
+
+def test_the_end_of_a_job_is_told_once_and_only_after_a_click(chromium: Any, site: Web) -> None:
+    job = site.add_job(project="told")
+    with opened(chromium, site) as page:
+        page.add_init_script(RECORDER)
+        page.clock.install()
+        page.goto(f"{site.url}/jobs")
+        page.clock.run_for(11_000)
+        with page.expect_response("**/api/jobs?limit=50"):
+            page.get_by_role("button", name="Tell me").click()
+        sync_api.expect(page.get_by_role("button", name="Tell me")).to_be_hidden()
+        wait_for("first look", lambda: page.evaluate("localStorage.getItem('trainforge-told')"), 20)
+        site.end(job)
+        page.clock.run_for(11_000)
+        wait_for("notification", lambda: page.evaluate("told.length"), 20)
+        with page.expect_response("**/api/jobs?limit=50"):
+            page.clock.run_for(11_000)
+        assert page.evaluate("told") == ["told completed"]
