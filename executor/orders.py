@@ -51,7 +51,7 @@ def is_new(
 
 
 def _check_opening(order: Order, highest: int, nodes: Iterable[NodeKey]) -> None:
-    """What began before the sender was restored goes on with its token; nothing new begins with such a one."""
+    """What began before the sender was restored keeps its token; nothing new begins with such a one."""
     if order.token.incarnation < highest:
         raise Conflict(f"incarnation {order.token.incarnation} of the sender is over, {highest} was seen")
     if not isinstance(order.body, RunOrder):

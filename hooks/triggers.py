@@ -64,22 +64,24 @@ def is_manifest(path: str) -> bool:
     return name == MANIFEST or (name.endswith(f".{MANIFEST}") and name != f".{MANIFEST}")
 
 
+OWN_BRANCHES = {
+    RESULTS_BRANCH: "this is the results branch",
+    EXECUTORS_BRANCH: "this is the branch where executors publish their endpoints",
+    META_BRANCH: "this is the branch where a sender notes that it works for the repository",
+}
+
+
 def ignored_ref(ref: str, results_branches: Iterable[str] = (RESULTS_BRANCH,)) -> str:
     """Why nothing on this ref ever starts a job, or an empty string."""
     if ref.startswith("refs/trainforge/"):
         return "TrainForge's own refs start no jobs"
-    branch = ref.removeprefix(BRANCH) if ref.startswith(BRANCH) else None
-    if branch in {RESULTS_BRANCH, *results_branches}:
-        return "this is the results branch"
-    if branch == EXECUTORS_BRANCH:
-        return "this is the branch where executors publish their endpoints"
-    if branch == META_BRANCH:
-        return "this is the branch where a sender notes that it works for the repository"
-    if branch is not None and branch.startswith(SUBMIT_BRANCHES):
+    if not ref.startswith(BRANCH):
+        return "" if ref.startswith(TAG) else "only branches and tags start jobs"
+    branch = ref.removeprefix(BRANCH)
+    if branch.startswith(SUBMIT_BRANCHES):
         return "`trainforge submit` sent this, and asks for its job itself"
-    if branch is None and not ref.startswith(TAG):
-        return "only branches and tags start jobs"
-    return ""
+    own = {**dict.fromkeys(results_branches, OWN_BRANCHES[RESULTS_BRANCH]), **OWN_BRANCHES}
+    return own.get(branch, "")
 
 
 def never_trigger(
