@@ -72,7 +72,7 @@ def test_logs_follow_to_the_end_and_json_is_machine_readable(running: Fleet) -> 
 
 
 def test_retry_is_a_new_job_that_names_the_old_one(running: Fleet) -> None:
-    flag = running.root / "flag"
+    flag = running.signals / "flag"
     script = f"import pathlib, sys\nsys.exit(0 if pathlib.Path({str(flag)!r}).exists() else 3)\n"
     project = running.project("again", {"train.py": script, "trainforge.yaml": manifest("again")})
     running.push(project)
@@ -129,4 +129,4 @@ def test_the_demo_does_the_whole_job_and_leaves_nothing(fleet: Fleet) -> None:
     assert "result.json" in done.stdout
     assert "accuracy" in done.stdout
     assert fleet.left_behind() == []
-    assert {path.name for path in fleet.root.iterdir()} <= {"home"}
+    assert {path.name for path in fleet.root.iterdir()} <= {"home", "signals"}
