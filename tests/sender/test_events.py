@@ -15,7 +15,7 @@ from support.repositories import Project
 from trainforge.config.errors import ManifestError, NotFound, TrainForgeError
 from trainforge.hooks.addresses import validate_url
 from trainforge.sender import events
-from trainforge.sender.store_events import Repo
+from trainforge.sender.store_events import Noted, Repo
 
 
 @pytest.fixture
@@ -121,6 +121,27 @@ def test_deleting_a_branch_is_noted(desk: Desk, project: Project) -> None:
     desk.announce()
     assert reasons(desk)[-1] == "the branch was deleted"
     assert "refs/heads/topic" not in desk.sender.store.heads("builtin:digits")
+
+
+def note(desk: Desk, delivery: str, before: str, commit: str) -> None:
+    push = Noted("builtin:digits", "refs/heads/main", before, commit)
+    assert desk.sender.store.first_delivery("github", delivery, desk.sender.now(), push)
+
+
+def test_an_acknowledged_push_makes_its_job_though_the_branch_has_moved_on(
+    desk: Desk, project: Project
+) -> None:
+    (start,) = (desk.job(job)["commit"] for job in desk.jobs())
+    passed = project.commit({"trainforge.yaml": MANIFEST + "seed: 1\n"})
+    newest = project.commit({"trainforge.yaml": MANIFEST + "seed: 2\n"})
+    push(project)
+    note(desk, "d1", start, passed)
+    note(desk, "d2", passed, newest)
+    desk.announce()
+    assert {desk.job(job)["commit"] for job in desk.jobs()} == {start, passed, newest}
+    assert desk.sender.store.noted_pushes("builtin:digits") == []
+    desk.announce()
+    assert len(desk.jobs()) == 3
 
 
 def test_results_and_submitted_branches_pass_in_silence(desk: Desk, project: Project) -> None:

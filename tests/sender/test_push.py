@@ -159,6 +159,25 @@ def test_a_refused_run_fails_the_job_with_the_executors_words(core: Core, tmp_pa
     assert row["reason"] == words
 
 
+def test_an_offer_that_comes_too_late_is_no_refusal_of_the_job(tmp_path: Path) -> None:
+    """Such as of an attempt that this executor has forgotten: it may be given the next one."""
+    with serving(tmp_path, heartbeat_every=0.2, lease_ttl=1) as core:
+        executor = core.executor("alpha")
+        with listening(Inbox(executor)) as inbox:
+            inbox.statuses = [409]
+            executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+            job = core.push_job(tmp_path)
+
+            def given() -> bool:
+                executor.heartbeat(endpoint=inbox.url, endpoint_seq=1)
+                core.sender.wake(job)
+                return bool(inbox.orders)
+
+            wait_for("the next attempt", given, 20)
+            assert (inbox.orders[0].node.job, inbox.orders[0].node.attempt) == (job, 2)
+            core.wait_state(job, "running")
+
+
 def test_an_unreachable_endpoint_leaves_the_claim_as_a_way(core: Core, tmp_path: Path) -> None:
     executor = core.executor("alpha")
     executor.heartbeat(endpoint="http://127.0.0.1:9", endpoint_seq=1)
