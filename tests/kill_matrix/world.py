@@ -163,9 +163,9 @@ class World:
             self.started[name] = SENDER | {"failpoint": self.point} | settings
             self.fleet.start_sender(**self.started[name])
         else:
-            self.started[name] = EXECUTOR | {"failpoint": self.point} | settings
             # A training that counts how often it ran writes outside of what a sandbox lets it.
-            self.fleet.start_executor(name, **{"isolation": "process", **self.started[name]})
+            self.started[name] = EXECUTOR | {"failpoint": self.point, "isolation": "process"} | settings
+            self.fleet.start_executor(name, **self.started[name])
 
     def add(self, name: str, **settings: object) -> None:
         self.fleet.join(name, self.fleet.api("POST", "/api/join-tokens")["token"])
