@@ -105,6 +105,30 @@ def test_a_supervisor_keeps_masking_for_whoever_comes_next(tmp_path: Path) -> No
     assert log.read_text() == f"up\n{MASK}\n"
 
 
+def test_a_process_that_starts_again_in_place_sees_secrets_and_its_logs_do_not(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(
+        "import os\n"
+        "value = os.environ['HF_TOKEN']\n"
+        "print('uses', value, flush=True)\n"
+        "if not os.path.exists('failed'): open('failed', 'w').close(); raise ValueError(value)\n"
+    )
+    run = tmp_path / "run"
+    (run / "restarts").mkdir(parents=True)
+    (run / "restarts" / "1.offers").write_text("{}")  # there is no checkpoint to go on from
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc-per-node=1"]
+    argv += ["--max-restarts=1", "--no-python", sys.executable, "-I", "-S", RANK_PROGRAM, str(run), "0"]
+    found = Supervised(run)
+    command = [sys.executable, "-u", "train.py"]
+    found.prepare(Launch(argv, command, tmp_path, 1, 1, dict(os.environ)), timeout_s=None, grace_s=0.3)
+    found.start({"env": {"HF_TOKEN": VALUE}, "mask": [VALUE]})
+    assert wait_for("exit", found.exit, 120).exit_code == 0
+    out = (run / "logs" / "0.stdout").read_text()
+    assert out == f"uses {MASK}\nrestart 1 in place, from the beginning\nuses {MASK}\n"
+    assert f"ValueError: {MASK}" in (run / "logs" / "0.stderr").read_text()
+    files = everything(tmp_path)
+    assert Redactor([VALUE]).bytes(files) == files
+
+
 def test_a_preparing_command_sees_secrets_and_its_log_does_not(tmp_path: Path) -> None:
     setup = Setup(tmp_path / "setup.log", time.monotonic() + 30, lambda: False)
     env = {**os.environ, "HF_TOKEN": VALUE}

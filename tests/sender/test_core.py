@@ -192,6 +192,25 @@ def test_a_lost_node_is_replaced_by_another_machine(core: Core, tmp_path: Path) 
     assert lost.request("POST", path, json.dumps(batch).encode()).status_code == 409
 
 
+def test_what_the_end_of_a_session_cuts_off_is_tried_on_another_machine(core: Core, tmp_path: Path) -> None:
+    notebook = core.executor("notebook", session_ends=time.time() + 3600)
+    job = core.push_job(tmp_path, MANIFEST + "checkpoint: {store: /mnt/checkpoints}\n")
+    run = notebook.take("run")
+    assert run.body.session_ends > time.time()
+    notebook.journal(run.node, ("started", {"argv": [], "processes": 1, "pid": 7}))
+    notebook.journal(run.node, ("ended", {"code": "lost", "reason": "the machine's session has ended"}))
+    notebook.capabilities = notebook.capabilities.model_copy(update={"session_ends": time.time() + 30})
+    notebook.heartbeat()  # it is still there, with too little left for another try
+    other = core.executor("workstation")
+    again = other.take("run")
+    assert (again.node.job, again.node.attempt, again.body.session_ends) == (job, 2, 0)
+    other.journal(
+        again.node, ("started", {"argv": [], "processes": 1, "pid": 8}), ("ended", {"exit_code": 0})
+    )
+    commit = other.publish(other.take("publish"), again)
+    assert core.wait_state(job, "completed")["result_commit"] == commit
+
+
 def test_a_training_that_ended_well_is_repeated_when_its_files_are_lost(core: Core, tmp_path: Path) -> None:
     first, second = core.executor("alpha"), core.executor("beta")
     job = core.push_job(tmp_path)
