@@ -148,7 +148,9 @@ def propose(sender: Sender, ask: PlanAsk, person: str, source: str = "plan") -> 
     return draft(sender, kept, [] if kept["executors"] else wishes.preferred_machines)
 
 
-def draft(sender: Sender, asked: Mapping[str, Any], preferred: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+def draft(
+    sender: Sender, asked: Mapping[str, Any], preferred: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
     """Draft what is asked for in the words of `DRAFT`, keep it with `more`, and show its plan.
 
     Raises:

@@ -201,11 +201,6 @@ jobs = Table(
     # Everything that the list of jobs is filtered by. PostgreSQL keeps wide values outside of the row anyway.
     Index(
         "ix_jobs_listing",
-        *("created", "id", "state", "project", "repository_id", "ref", "author", "source", "commit", "subject"),
-    ).ddl_if(dialect="sqlite"),
-    # Everything that the list of jobs is filtered by. PostgreSQL keeps wide values outside of the row anyway.
-    Index(
-        "ix_jobs_listing",
         *("created", "id", "state", "project", "repository_id", "ref", "author", "source"),
         *("commit", "subject"),
     ).ddl_if(dialect="sqlite"),
