@@ -156,7 +156,8 @@ _KINDS: tuple[tuple[str, type[GitError], str], ...] = (
      GitAuthFailed, "check the credential and its access to this repository"),
     (r"unadvertised object|not our ref|couldn't find remote ref|not found|does not exist|"
      r"does not appear to be a git repository|not a git repository|returned error: 404|bad object|"
-     r"failed to unpack tree|invalid object name|Not a valid object name|unknown revision|bad revision",
+     r"failed to unpack tree|[Nn]ot a (?:valid object name|tree object)|invalid object name|unknown revision|"
+     r"bad revision",
      GitNotFound, "check the repository's address, and that the commit was pushed"),
     (r"Could not resolve host|Couldn't connect|Failed to connect|"
      r"Connection (?:refused|reset|timed out|closed)|Operation timed out|Operation too slow|early EOF|"
