@@ -111,6 +111,14 @@ def rotate_key(config: Path | None, as_json: bool, **options: Any) -> None:
 @click.option("--session-ends", help="When this machine will be gone: 9h from now, or 2026-11-21T18:00.")
 @click.option("--max-memory-gb", type=float, help="Memory that jobs may use, of 10^9 bytes.  [default: all]")
 @click.option("--max-cpu-percent", type=float, help="Share of the cores that jobs get.  [default: 100]")
+@click.option(
+    "--isolation",
+    type=click.Choice(["auto", "process", "sandbox"]),
+    help="How far jobs are kept from this machine.  [default: the strictest that works]",
+)
+@click.option("--labels", help="What jobs may ask for, such as site=lab,disk=nvme.")
+@click.option("--poll-interval", help="Before it asks again after a request for work failed.  [default: 1s]")
+@click.option("--sender-url", help="Where its sender is now, if that has moved.")
 @click.option("--debug", is_flag=True, default=None, help="Log every detail.")
 @click.option("--status", "show", is_flag=True, help="Print what `executor status` prints, and exit.")
 @click.option(
