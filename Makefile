@@ -29,7 +29,7 @@ demo: $(STAMP)
 	$(BIN)/trainforge demo
 
 test: system $(STAMP) $(NPM_STAMP)
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # Every failpoint in every way, and 500 kills at random: docs/reliability.md.
 kill-matrix: $(STAMP)

@@ -73,10 +73,10 @@ def test_the_shape_of_the_job_does_not_change_what_it_learns(fleet: Fleet) -> No
 
 def test_executors_side_by_side_run_jobs_side_by_side(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=2)
+    fleet.add_executor("alpha", isolation="process", max_jobs=2)
     meet = (
         "import os, pathlib, time\n"
-        f"hall = pathlib.Path({str(fleet.root / 'hall')!r}); hall.mkdir(exist_ok=True)\n"
+        f"hall = pathlib.Path({str(fleet.signals)!r})\n"
         "(hall / os.environ['TRAINFORGE_JOB_ID']).touch()\n"
         "end = time.monotonic() + 60\n"
         "while len(list(hall.iterdir())) < 2:\n"

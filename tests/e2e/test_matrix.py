@@ -38,8 +38,7 @@ class Hall:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.folder = fleet.root / "hall"
-        self.folder.mkdir()
+        self.folder = fleet.signals
         self.script = GATED.format(hall=str(self.folder))
 
     def running(self) -> set[str]:
@@ -74,7 +73,7 @@ def waiting(fleet: Fleet, job: str, key: str) -> str:
 
 def test_each_cell_of_a_matrix_is_a_job_with_parameters_and_a_result_of_its_own(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=3)
+    fleet.add_executor("alpha", isolation="process", max_jobs=3)
     text = manifest("sweep", more=MATRIX.format(more=""))
     text = text.replace("launcher: python", "launcher: python, params: {lr: 9, kept: 7}")
     said = fleet.push(fleet.project("sweep", {"train.py": SHOW, "trainforge.yaml": text}))
@@ -99,7 +98,7 @@ def test_each_cell_of_a_matrix_is_a_job_with_parameters_and_a_result_of_its_own(
 
 def test_submitting_a_matrix_shows_and_follows_all_its_jobs(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=2)
+    fleet.add_executor("alpha", isolation="process", max_jobs=2)
     script = 'import json, os, sys\nsys.exit(json.load(open(os.environ["TRAINFORGE_PARAMS_FILE"]))["code"])\n'
     text = manifest("sweep", more="strategy: {matrix: {code: [0, 3]}, fail_fast: false}\n")
     project = fleet.project("sweep", {"train.py": script, "trainforge.yaml": text})
@@ -113,7 +112,7 @@ def test_submitting_a_matrix_shows_and_follows_all_its_jobs(fleet: Fleet) -> Non
 
 def test_the_first_failure_stops_the_others_of_its_matrix(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=2)
+    fleet.add_executor("alpha", isolation="process", max_jobs=2)
     hall = Hall(fleet)
     hall.push("sweep", "strategy: {matrix: {n: [1, 2, 3]}}\ntimeout: {grace: 1s}\n")
     first, second, third = jobs(fleet, 3)
@@ -129,7 +128,7 @@ def test_the_first_failure_stops_the_others_of_its_matrix(fleet: Fleet) -> None:
 
 def test_no_more_than_max_parallel_run_and_the_next_says_whom_it_waits_for(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=3)
+    fleet.add_executor("alpha", isolation="process", max_jobs=3)
     hall = Hall(fleet)
     hall.push("sweep", "strategy: {matrix: {n: [1, 2, 3]}, max_parallel: 1, fail_fast: false}\n")
     first, second, third = jobs(fleet, 3)
@@ -151,7 +150,7 @@ def test_no_more_than_max_parallel_run_and_the_next_says_whom_it_waits_for(fleet
 
 def test_the_jobs_of_a_group_run_one_after_the_other(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=3)
+    fleet.add_executor("alpha", isolation="process", max_jobs=3)
     hall = Hall(fleet)
     more = "concurrency: {{group: nightly}}\nseed: {seed}\n"
     hall.push("one", more.format(seed=1))
@@ -169,7 +168,7 @@ def test_the_jobs_of_a_group_run_one_after_the_other(fleet: Fleet) -> None:
 
 def test_a_newer_job_takes_the_place_of_older_ones_in_its_group(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=3)
+    fleet.add_executor("alpha", isolation="process", max_jobs=3)
     hall = Hall(fleet)
     more = "concurrency: {{group: g, cancel_in_progress: true}}\ntimeout: {{grace: 1s}}\nseed: {seed}\n"
     hall.push("one", more.format(seed=1))
@@ -186,7 +185,7 @@ def test_a_newer_job_takes_the_place_of_older_ones_in_its_group(fleet: Fleet) ->
 
 def test_a_failed_training_rests_and_is_tried_again(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha")
+    fleet.add_executor("alpha", isolation="process")
     hall = Hall(fleet)
     hall.push("one", "retry: {max: 1, on: [script_failed]}\n")
     (job,) = jobs(fleet, 1)
@@ -203,7 +202,7 @@ def test_a_failed_training_rests_and_is_tried_again(fleet: Fleet) -> None:
 
 def test_limits_end_what_takes_too_long(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha", max_jobs=3)
+    fleet.add_executor("alpha", isolation="process", max_jobs=3)
     forever = "import time; time.sleep(100)"
     asked = {
         "runs": manifest("runs", more="timeout: {run: 1s, grace: 1s}\n"),
@@ -222,7 +221,7 @@ def test_limits_end_what_takes_too_long(fleet: Fleet) -> None:
 
 def test_of_two_that_wait_the_one_of_higher_priority_runs_first(fleet: Fleet) -> None:
     fleet.start_sender()
-    fleet.add_executor("alpha")
+    fleet.add_executor("alpha", isolation="process")
     hall = Hall(fleet)
     hall.push("busy", "")
     hall.wait_running("one-1")

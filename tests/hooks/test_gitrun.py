@@ -228,7 +228,7 @@ def test_words_from_elsewhere_are_made_safe() -> None:
 
 def test_an_old_git_is_refused_with_what_to_do() -> None:
     assert gitrun.require_version("git version 2.39.5 (Apple Git-154)") == "2.39.5"
-    with pytest.raises(git.GitTooOld, match=r"2\.38\.9 is too old; install git 2\.39\.0 or newer"):
+    with pytest.raises(git.GitTooOld, match=r"2\.38\.9 is too old; install git 2\.39\.4 or newer"):
         gitrun.require_version("git version 2.38.9")
     with pytest.raises(git.GitTooOld):
         gitrun.require_version("no such thing")

@@ -106,11 +106,12 @@ def _run_sender(world: World, data: Path, *, ended: bool) -> None:
     """Start a sender until it listens or, where it is `ended`, until it is."""
     settings: dict[str, object] = {"data_dir": data, "port": 0, "failpoint": world.point}
     environment = world.fleet.environment("SENDER", settings) | {"XDG_CONFIG_HOME": str(data / "config")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainforge", "sender", "start"],
-        env=environment, cwd=data, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=(data / "sender.log").open("ab"),
-    )  # fmt: skip
+    with (data / "sender.log").open("ab") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "trainforge", "sender", "start"],
+            env=environment, cwd=data, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=log_file,
+        )  # fmt: skip
     try:
         if ended:
             assert process.wait(30) != 0
