@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One more than cores: many tests wait for programs.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 NPM_STAMP := tests/npm/node_modules/.package-lock.json
 
 .PHONY: install system demo test kill-matrix random-kills check format clean
@@ -29,7 +31,7 @@ demo: $(STAMP)
 	$(BIN)/trainforge demo
 
 test: system $(STAMP) $(NPM_STAMP)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 # Every failpoint in every way, and 500 kills at random: docs/reliability.md.
 kill-matrix: $(STAMP)
