@@ -7,26 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.processes import commands
 from support.waiting import wait_for
 from trainforge.demo import isolated_environment
 from trainforge.demo_view import tree_lines
-
-
-def working_in(folder: Path) -> list[int]:
-    """Processes that name the folder, or work in it."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any(str(folder) in text for text in [process.cwd(), *process.cmdline()]):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -49,7 +37,7 @@ def test_an_interrupted_demo_stops_everything_and_removes_its_folder(
     demo.send_signal(number)
     assert demo.wait(60) == 130, output.read_text()
     assert list(temporary.iterdir()) == []
-    assert working_in(temporary) == []
+    assert commands(naming=str(temporary)) == {}
     assert "Traceback" not in output.read_text()
 
 

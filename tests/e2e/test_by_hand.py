@@ -128,5 +128,5 @@ def test_the_demo_does_the_whole_job_and_leaves_nothing(fleet: Fleet) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "result.json" in done.stdout
     assert "accuracy" in done.stdout
-    assert fleet.left_behind() == []
+    assert fleet.left_behind() == {}
     assert {path.name for path in fleet.root.iterdir()} <= {"home", "signals"}

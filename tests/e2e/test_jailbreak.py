@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import trainforge.executor
 from support import prisoner
 from support.fleet import Fleet
+from support.processes import commands
 from support.scripts import UNTIL_TOLD, manifest
 from support.waiting import wait_for
 
@@ -92,17 +92,9 @@ def check_what_was_planted(fleet: Fleet, files: dict[str, bytes], detail: dict[s
     marked = f"daemon-of-{fleet.root.name}"
 
     def gone() -> bool:
-        return not any(marked in " ".join(line) for line in command_lines())
+        return not commands(naming=marked)
 
     wait_for("the daemon's end", gone, 20)
-
-
-def command_lines() -> Iterator[list[str]]:
-    for process in psutil.process_iter():
-        try:
-            yield process.cmdline()
-        except psutil.Error:
-            continue
 
 
 def test_what_the_tests_need_is_there() -> None:

@@ -96,7 +96,7 @@ def test_a_stop_ends_training_with_a_result(fleet: Fleet) -> None:
     result = json.loads(fleet.result("long")[f"{detail['result_path']}/result.json"])
     assert result["outcome"] == "cancelled"
     assert result["code"] == "stopped"
-    assert not [p for p in fleet.left_behind() if any("train.py" in part for part in p.cmdline())]
+    assert not [command for command in fleet.left_behind().values() if "train.py" in command]
 
 
 def test_an_executor_that_never_returns_gives_its_job_to_another(fleet: Fleet) -> None:

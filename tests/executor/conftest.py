@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from support.executors import Start, process
+from support.processes import kill_all
 from support.sender_double import SenderDouble
 from trainforge.config.settings import ExecutorSettings
 
@@ -36,9 +34,4 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for program in started:
         program.kill()
         program.wait()
-    for other in psutil.process_iter():
-        try:
-            if str(tmp_path) in " ".join([*other.cmdline(), other.cwd()]) and other.pid != os.getpid():
-                other.send_signal(signal.SIGKILL)
-        except psutil.Error:
-            continue
+    kill_all(str(tmp_path))

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from support.executors import joined, running
+from support.processes import kill_all
 from support.repositories import ENVIRONMENT, Server, serving_git
 from support.sender_double import SenderDouble
 from support.waiting import wait_for
@@ -76,9 +76,7 @@ def test_each_address_is_committed_and_nothing_secret(
         assert first["name"] == "alpha"
         assert first["capabilities"]["cpu_count"] > 0
         assert first["public_key"].keys() == {"crv", "kty", "x"}
-        for child in psutil.Process().children():
-            if str(tmp_path / "alpha") in " ".join(child.cmdline()):
-                child.kill()
+        kill_all(str(tmp_path / "alpha"))
         wait_for("another", lambda: _announced(server, "alpha")["public_url"].endswith("2.example.org"), 30)
         assert _announced(server, "beta")["public_url"] == "https://tunnel-1.example.org"
     history = _git(server, "log", "-p", "trainforge-executors")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import os
 import sys
@@ -11,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
-import psutil
 import pytest
 
 from support.executors import joined, running, settings
+from support.processes import kill_all
 from support.sender_double import SenderDouble
 from support.waiting import wait_for
 from trainforge.config.errors import Unreachable
@@ -78,11 +77,7 @@ def test_a_program_that_prints_its_url(served: int, forward: str) -> None:
 def test_a_program_that_dies_is_started_again(served: int, forward: str) -> None:
     tunnel = CommandTunnel(forward, served)
     first = tunnel.url()
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.ZombieProcess):  # an ended one of another test
-            if "forward.py" in " ".join(child.cmdline()):
-                child.kill()
-                child.wait()
+    kill_all(forward.split()[1])
     wait_for("another URL", lambda: tunnel.url() != first)
     assert httpx2.get(tunnel.url()).text == "hello"
     tunnel.close()
@@ -110,10 +105,7 @@ def test_a_changed_url_is_published_at_once(double: SenderDouble, tmp_path: Path
         first = double.heartbeats[-1].endpoint
         assert httpx2.get(f"{first}/health").json()["status"] == "ok"
         assert first in (chosen.data_dir / "config.json").read_text()
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.ZombieProcess):  # an ended one of another test
-                if str(tmp_path) in " ".join(child.cmdline()):
-                    child.kill()
+        kill_all(str(tmp_path))
         wait_for("another endpoint", lambda: double.heartbeats[-1].endpoint not in ("", first))
         assert double.heartbeats[-1].endpoint_seq == 2
         assert agent.door is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -275,7 +274,7 @@ class World:
         """Trainings and supervisors that run though every job has ended."""
         ours = {process.pid for process in self.fleet.processes.values()}
         return [
-            " ".join(process.cmdline())
-            for process in self.fleet.left_behind()
-            if process.pid not in ours and process.pid != os.getpid() and process.is_running()
+            command
+            for process, command in self.fleet.left_behind().items()
+            if process.pid not in ours and process.is_running()
         ]

@@ -14,6 +14,7 @@ import httpx2
 import psutil
 
 from support.network import Network
+from support.processes import commands, kill_all
 from support.waiting import wait_for
 
 ENDED = {"completed", "failed", "cancelled"}
@@ -186,28 +187,16 @@ class Fleet:
         self.processes[name].terminate()
         return self.processes[name].wait(timeout)
 
-    def left_behind(self) -> list[psutil.Process]:
-        """Processes that name this fleet's folder: ours, our supervisors', our trainings'."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                about = [process.cwd(), *process.cmdline()]
-            except psutil.Error:
-                continue
-            if process.pid != os.getpid() and any(str(self.root) in text for text in about):
-                found.append(process)
-        return found
+    def left_behind(self) -> dict[psutil.Process, str]:
+        """Processes that name this fleet's folder, with what they run: ours, supervisors, trainings."""
+        return commands(naming=str(self.root))
 
     def close(self) -> None:
         for process in self.processes.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-        for process in self.left_behind():
-            try:
-                process.kill()
-            except psutil.Error:
-                continue
+        kill_all(str(self.root))
 
     def logs(self) -> str:
         parts = []
