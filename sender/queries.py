@@ -270,7 +270,9 @@ def _attempts(connection: Connection, job: str) -> list[AttemptView]:
         attempt = by_number[row["attempt"]]
         node = NodeView(executor=row["executor_id"], **{name: row[name] for name in _NODE})
         # Rank 0 has its result to publish after its training, the others are done with theirs.
-        if node.state == "completed" and (node.rank > 0 or attempt.ended is not None):
+        over = attempt.ended is not None
+        trained = node.state == "completed" and (node.rank > 0 or over)
+        if trained or (over and node.phase in {"collecting", "publishing"}):
             node.phase, node.detail = "finished", ""
         attempt.nodes.append(node)
     return views

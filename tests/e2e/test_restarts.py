@@ -93,6 +93,7 @@ def test_a_stop_ends_training_with_a_result(fleet: Fleet) -> None:
     fleet.cli("stop", job[:8])
     detail = fleet.wait_ended(job)
     assert detail["state"] == "cancelled", detail
+    assert detail["attempts"][-1]["nodes"][0]["phase"] == "finished"
     result = json.loads(fleet.result("long")[f"{detail['result_path']}/result.json"])
     assert result["outcome"] == "cancelled"
     assert result["code"] == "stopped"
