@@ -44,6 +44,7 @@ from trainforge.hooks.gitrun import (
     GitNotFound,
     GitRejected,
     GitTimeout,
+    GitTooLarge,
     GitTooOld,
     GitUnreachable,
     check_version,
@@ -51,6 +52,7 @@ from trainforge.hooks.gitrun import (
     run,
     sanitise,
 )
+from trainforge.hooks.growth import MOST, Growth
 
 __all__ = [
     "AddressRefused",
@@ -61,6 +63,7 @@ __all__ = [
     "GitNotFound",
     "GitRejected",
     "GitTimeout",
+    "GitTooLarge",
     "GitTooOld",
     "GitUnreachable",
     "GitUrl",
@@ -206,31 +209,41 @@ def fetch_commit(
     credential: GitCredential | None = None,
     allow_file: bool = False,
     timeout: float | None = None,
+    most: int = MOST,
 ) -> None:
     """Bring one commit into a kept mirror, held by `hold` (default `hold_ref(commit)`).
 
     Shallow first; where the server refuses a bare commit id, all of `ref` (a full ref name), or of every
-    branch, is fetched instead.
+    branch, is fetched instead. At most `most` bytes are taken.
 
     Raises:
         GitNotFound: the remote does not have it (or not on `ref`, where that had to be used).
+        GitTooLarge: it sends more than that.
     """
     remote = validate_url(url, allow_file=allow_file)
     hold = validate_ref(hold) if hold else hold_ref(commit)
     init_bare(mirror)
+    growth = Growth(mirror, most)
     with locked(mirror):
         if _holds(mirror, hold, validate_commit(commit)):
             return
         shallow = [*_FETCH, "--depth=1", "--", remote.text, f"+{commit}:{hold}"]
         try:
-            run(shallow, git_dir=mirror, remote=remote, credential=credential, timeout=timeout)
+            run(
+                shallow,
+                git_dir=mirror,
+                remote=remote,
+                credential=credential,
+                timeout=timeout,
+                growth=growth,
+            )
         except GitNotFound:  # also what servers say that serve no bare commit ids
             wanted = f"+{validate_ref(ref)}:{hold}" if ref else f"+refs/heads/*:{hold}-heads/*"
         else:
             return
         deepen = ["--unshallow"] if (mirror / "shallow").exists() else []
         full = [*_FETCH, *deepen, "--", remote.text, wanted]
-        run(full, git_dir=mirror, remote=remote, credential=credential, timeout=timeout)
+        run(full, git_dir=mirror, remote=remote, credential=credential, timeout=timeout, growth=growth)
         if not has_commit(mirror, commit) or (ref and not is_ancestor(mirror, commit, hold)):
             raise GitNotFound(
                 f"commit {commit} is not on {ref or 'any branch'} of {remote.text}",
@@ -249,6 +262,7 @@ def fetch_ref(
     credential: GitCredential | None = None,
     allow_file: bool = False,
     timeout: float | None = None,
+    most: int = MOST,
 ) -> str:
     """Bring the tip of `ref` (full name) into the mirror and return it; `depth` 0 is all of its history."""
     remote = validate_url(url, allow_file=allow_file)
@@ -259,7 +273,8 @@ def fetch_ref(
         if not depth and (mirror / "shallow").exists():
             deepen = ["--unshallow"]
         args = [*_FETCH, *deepen, "--", remote.text, f"+{validate_ref(ref)}:{hold}"]
-        run(args, git_dir=mirror, remote=remote, credential=credential, timeout=timeout)
+        growth = Growth(mirror, most)
+        run(args, git_dir=mirror, remote=remote, credential=credential, timeout=timeout, growth=growth)
         return run(["rev-parse", "--verify", f"{hold}^{{commit}}"], git_dir=mirror).decode().strip()
 
 

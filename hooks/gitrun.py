@@ -1,4 +1,4 @@
-"""The one place that starts the git binary: scrubbed environment, argument lists, time limits, typed errors.
+"""The one place that starts the git binary: scrubbed environment, argument lists, limits, typed errors.
 
 GitPython is the door to the process; its convenience methods are not used, because they read the
 environment and the configuration of whoever runs them. Everything that could make git run something else
@@ -7,7 +7,6 @@ environment and the configuration of whoever runs them. Everything that could ma
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
 import os
@@ -22,9 +21,46 @@ from typing import IO
 from git.cmd import Git
 from git.exc import GitCommandNotFound
 
-from trainforge.config.errors import TrainForgeError, Unreachable
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import GitUrl, validate_url
+from trainforge.hooks.gitfaults import (
+    GitAuthFailed,
+    GitBlocked,
+    GitError,
+    GitNotFound,
+    GitRejected,
+    GitTimeout,
+    GitTooLarge,
+    GitTooOld,
+    GitUnreachable,
+    authorization,
+    command_of,
+    failure,
+    sanitise,
+    verb,
+)
+from trainforge.hooks.growth import Growth
+
+__all__ = [
+    "GitAuthFailed",
+    "GitBlocked",
+    "GitError",
+    "GitNotFound",
+    "GitRejected",
+    "GitTimeout",
+    "GitTooLarge",
+    "GitTooOld",
+    "GitUnreachable",
+    "Growth",
+    "check_version",
+    "drop_from_environment",
+    "feed",
+    "git_environment",
+    "interactive",
+    "require_version",
+    "run",
+    "sanitise",
+]
 
 MINIMUM_VERSION = (2, 39, 4)  # the first with the mends of May 2024 (CVE-2024-32002 and its like)
 LOCAL_TIMEOUT_S = 120.0
@@ -76,102 +112,6 @@ _ENVIRONMENT = {
     "XDG_CONFIG_HOME": "/dev/null",
 }
 _DROPPED = re.compile(r"GIT_|TRAINFORGE_|SSH_ASKPASS|LD_PRELOAD|GCONV_PATH|PYTHON|VIRTUAL_ENV")
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
-)
-_BIDI = re.compile(r"[\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-
-
-class GitError(TrainForgeError):
-    """git failed in a way that has no kind of its own; `command` and `stderr` are the evidence."""
-
-    code = "git_failed"
-
-    def __init__(self, message: str, *, hint: str = "", command: str = "", stderr: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.command, self.stderr = command, stderr
-
-
-class GitUnreachable(GitError, Unreachable):  # noqa: N818
-    """The remote cannot be reached, or is not well, at the moment: try again later."""
-
-    code = "git_unreachable"
-    exit_code = 7
-    status = 503
-
-
-class GitTimeout(GitUnreachable):
-    """git was stopped at its time limit."""
-
-    code = "git_timeout"
-
-
-class GitAuthFailed(GitError):  # noqa: N818
-    """The remote wants other credentials."""
-
-    code = "git_auth_failed"
-    exit_code = 4
-    status = 403
-
-
-class GitNotFound(GitError):  # noqa: N818
-    """No such repository, ref, commit or path."""
-
-    code = "git_not_found"
-    exit_code = 5
-    status = 404
-
-
-class GitRejected(GitError):  # noqa: N818
-    """The ref moved since it was read: fetch, re-apply, push again."""
-
-    code = "git_rejected"
-    exit_code = 6
-    status = 409
-
-
-class GitBlocked(GitError):  # noqa: N818
-    """The remote refuses this content by its own rules: the same push would be refused again."""
-
-    code = "git_blocked"
-    exit_code = 6
-    status = 409
-
-
-class GitTooOld(GitError):  # noqa: N818
-    code = "git_too_old"
-    exit_code = 2
-
-
-# The first pattern that matches git's words (in the C locale) decides. Rejections before the general ones.
-_KINDS: tuple[tuple[str, type[GitError], str], ...] = (
-    (r"\[remote rejected\].*(?:cannot lock ref|failed to update ref|failed to lock|already exists|"
-     r"incorrect old value|reference conflict|fetch first|stale info)", GitRejected, ""),
-    (r"\[rejected\]|non-fast-forward|fetch first|stale info", GitRejected, ""),
-    (r"\[remote rejected\]|pre-receive hook declined|GH0\d\d|remote unpack failed|shallow update not allowed|"
-     r"exceeds .*(?:file )?size limit|HTTP 413|returned error: 413|protected branch",
-     GitBlocked, "read what the remote says, and mend its rules or the content"),
-    (r"Authentication failed|could not read (?:Username|Password)|terminal prompts disabled|"
-     r"returned error: 40[13]|Permission denied \(|Invalid username or password|Host key verification failed",
-     GitAuthFailed, "check the credential and its access to this repository"),
-    (r"unadvertised object|not our ref|couldn't find remote ref|not found|does not exist|"
-     r"does not appear to be a git repository|not a git repository|returned error: 404|bad object|"
-     r"failed to unpack tree|[Nn]ot a (?:valid object name|tree object)|invalid object name|unknown revision|"
-     r"bad revision",
-     GitNotFound, "check the repository's address, and that the commit was pushed"),
-    (r"Could not resolve host|Couldn't connect|Failed to connect|"
-     r"Connection (?:refused|reset|timed out|closed)|Operation timed out|Operation too slow|early EOF|"
-     r"unexpected disconnect|hung up unexpectedly|RPC failed|Empty reply|"
-     r"returned error: (?:408|429|5\d\d)|Network is unreachable|No route to host|SSL|TLS|"
-     r"unable to access|Could not read from remote repository|Temporary failure", GitUnreachable, ""),
-)  # fmt: skip
-
-
-def sanitise(text: str | bytes, limit: int = 8000) -> str:
-    """Text from elsewhere made fit for a terminal, a log and a page: no escapes, controls or bidi tricks."""
-    if isinstance(text, bytes):
-        text = text[: 4 * limit].decode("utf-8", "replace")
-    return _BIDI.sub("", _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))[:limit]
 
 
 def git_environment(
@@ -203,11 +143,13 @@ def run(
     remote: str | GitUrl = "",
     credential: GitCredential | None = None,
     allow_file: bool = False,
+    growth: Growth | None = None,
 ) -> bytes:
     """Run `git ARGS` and return its standard output.
 
     `remote` names the only address this command may talk to (it must also stand in `args`); without it no
-    transport is open. `credential` is sent to that address alone, over http(s).
+    transport is open. `credential` is sent to that address alone, over http(s). `growth` bounds what
+    it brings.
 
     Raises:
         GitError: or the subclass that fits; `AddressRefused` for a `remote` that is not allowed.
@@ -218,21 +160,30 @@ def run(
         url = validate_url(remote, allow_file=allow_file)
     settings = dict(config or {})
     if url and credential and credential.password and url.scheme in ("http", "https"):
-        settings[f"http.{url.text}.extraHeader"] = _authorization(credential)
+        settings[f"http.{url.text}.extraHeader"] = authorization(credential)
     limit = timeout or (NETWORK_TIMEOUT_S if url else LOCAL_TIMEOUT_S)
     argv = [*([f"--git-dir={git_dir}"] if git_dir else []), *args]
     environment = git_environment(env, config=settings, protocols=url.scheme if url else "")
-    with _process(argv, cwd, environment, feed=input is not None) as process:
+    with (
+        _process(argv, cwd, environment, feed=input is not None) as process,
+        growth.watched(lambda: _end(process)) if growth else contextlib.nullcontext(),
+    ):
         try:
             stdout, stderr = process.communicate(input, timeout=limit)
         except subprocess.TimeoutExpired as expired:
             _end(process)
             raise GitTimeout(
-                f"git {_verb(args)} took longer than {limit:g} s" + (f" with {url.text}" if url else ""),
-                command=_command(args),
+                f"git {verb(args)} took longer than {limit:g} s" + (f" with {url.text}" if url else ""),
+                command=command_of(args),
             ) from expired
+    if growth and growth.exceeded:
+        raise GitTooLarge(
+            f"git {verb(args)}{f' with {url.text}' if url else ''} was ended: it brings more than "
+            f"{growth.most / 2**20:,.0f} MiB",
+            command=command_of(args),
+        )
     if process.returncode != 0:
-        raise _failure(args, process.returncode, stdout, stderr, url, credential)
+        raise failure(args, process.returncode, stdout, stderr, url, credential)
     return stdout
 
 
@@ -256,9 +207,9 @@ def feed(
                         process.stdin.write(chunk)
             stdout, stderr = process.communicate()
         if rang.is_set():
-            raise GitTimeout(f"git {_verb(args)} took longer than {timeout:g} s", command=_command(args))
+            raise GitTimeout(f"git {verb(args)} took longer than {timeout:g} s", command=command_of(args))
         if process.returncode != 0:
-            raise _failure(args, process.returncode, stdout, stderr, None, None)
+            raise failure(args, process.returncode, stdout, stderr, None, None)
     return stdout
 
 
@@ -361,38 +312,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
             return
-
-
-def _authorization(credential: GitCredential) -> str:
-    pair = f"{credential.username or 'x-access-token'}:{credential.password}"
-    return "Authorization: Basic " + base64.b64encode(pair.encode()).decode()
-
-
-def _failure(  # noqa: PLR0917
-    args: list[str],
-    code: int,
-    stdout: bytes,
-    stderr: bytes,
-    url: GitUrl | None,
-    credential: GitCredential | None,
-) -> GitError:
-    words = sanitise(stderr)
-    if args[:1] == ["push"]:  # --porcelain says on stdout which ref was refused, and why
-        words = "\n".join(part for part in (words.strip(), sanitise(stdout).strip()) if part)
-    if credential is not None and credential.password:
-        words = words.replace(credential.password, "***").replace(_authorization(credential)[21:], "***")
-    last = [line for line in words.splitlines() if line.strip() and not line.startswith(("To ", "Done"))]
-    target = f" with {url.text}" if url else ""
-    message = f"git {_verb(args)}{target} failed: " + ("; ".join(last[-6:]) or f"exit code {code}")
-    for pattern, kind, hint in _KINDS:
-        if re.search(pattern, words):
-            return kind(message, hint=hint, command=_command(args), stderr=words)
-    return GitError(message, command=_command(args), stderr=words)
-
-
-def _verb(args: list[str]) -> str:
-    return next((arg for arg in args if not arg.startswith("-")), "")
-
-
-def _command(args: list[str]) -> str:
-    return sanitise(" ".join(["git", *args]), 400)

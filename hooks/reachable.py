@@ -15,6 +15,7 @@ from trainforge.hooks import git
 from trainforge.hooks.addresses import validate_commit, validate_url
 from trainforge.hooks.gitread import has_commit, is_ancestor
 from trainforge.hooks.gitrun import GitNotFound, run
+from trainforge.hooks.growth import MOST
 
 DEPTHS = (50, 1000, 0)  # fetched one after the other, so that a recent commit costs little
 
@@ -27,10 +28,12 @@ class Remote:
     credential: GitCredential | None = None
     allow_file: bool = False
     timeout: float | None = None
+    most: int = MOST
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"credential": self.credential, "allow_file": self.allow_file, "timeout": self.timeout}
+        given = {"credential": self.credential, "allow_file": self.allow_file}
+        return {**given, "timeout": self.timeout, "most": self.most}
 
 
 def is_known(mirror: Path, commit: str) -> bool:

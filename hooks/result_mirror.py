@@ -20,6 +20,7 @@ from trainforge.hooks.addresses import GitUrl, validate_commit, validate_folder
 from trainforge.hooks.git import init_bare, locked
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitError, GitNotFound, feed, run
+from trainforge.hooks.growth import MOST, Growth
 from trainforge.hooks.triggers import OWN_ADDRESS
 
 AUTHOR = f"TrainForge <{OWN_ADDRESS}>"
@@ -136,6 +137,7 @@ class ResultMirror:
         run(
             [*args, "--no-auto-maintenance", *options, *filtered, *refspecs],
             git_dir=self.path, remote=self.remote, credential=self.credential, input=feed_in, config=settings,
+            growth=Growth(self.path, MOST),
         )  # fmt: skip
 
 
