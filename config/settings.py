@@ -69,6 +69,10 @@ class WatchedRepository(BaseModel):
         return {"url": value} if isinstance(value, str) else value
 
 
+# Not pull_request_target, issue_comment and the like: they run for people who may not push.
+WorkflowEvent = Literal[
+    "push", "workflow_dispatch", "repository_dispatch", "schedule", "release", "pull_request"
+]
 Occasion = Literal["completed", "failed", "cancelled", "recovered", "waiting"]
 
 
@@ -85,6 +89,20 @@ class NotifyTarget(BaseModel):
     @classmethod
     def _plain_url(cls, value: Any) -> Any:
         return {"url": value} if isinstance(value, str) else value
+
+
+class WorkflowAccess(BaseModel):
+    """What GitHub Actions workflows of a repository may ask for, by the token that GitHub gives each run.
+
+    `repository_id` is GitHub's number of it: a name can come to be somebody else's. `refs` are branches and
+    tags whose runs may train, `*` for any part; `events` what may have begun such a run.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository_id: Annotated[int, Field(gt=0, lt=2**63)]
+    refs: list[str] = ["*"]
+    events: list[WorkflowEvent] = ["push", "workflow_dispatch", "schedule", "pull_request"]
 
 
 class SenderSettings(FileSettings):
@@ -113,6 +131,8 @@ class SenderSettings(FileSettings):
     key_overlap: Seconds = 7 * 86_400.0  # for how long the old key counts after `sender rotate-key`
     notify: dict[str, NotifyTarget] = Field(default={})  # names that manifests may tell of their jobs
     notify_waiting_after: Seconds = 1800.0  # for how long a job waits before somebody is told
+    workflows: dict[str, WorkflowAccess] = Field(default={})  # by the repository's name here
+    oidc_issuer: Url = "https://token.actions.githubusercontent.com"  # who says which workflow run it is
     triggers_per_hour: Annotated[int, Field(ge=1)] = 60  # pushes of one repository that lead to jobs
 
     @property
@@ -156,6 +176,7 @@ class ExecutorSettings(FileSettings):
     available: Available = ""  # such as Mon-Fri 18:00-08:00, Sat-Sun; empty: always
     accept: Literal["auto", "ask"] = "auto"  # `ask`: the machine's owner says yes to each job
     accept_timeout: Annotated[Seconds, Field(le=3000)] = 120.0  # without an answer by then it is refused
+    accept_here: bool = False  # who is at the sender may not answer
     policy_file: Folder | None = None  # what jobs may do here; default: policy.yaml beside executor.yaml
     isolation: Literal["auto", "process", "sandbox"] = "auto"  # `auto`: the strictest that works here
     job_user: Literal["auto", "none"] = "auto"  # whether root gives each job a user of its own

@@ -32,6 +32,7 @@ ORDER_TYPE = "tf-order+jwt"
 PROOF_TYPE = "tf-proof+jwt"
 KEY_TYPE = "tf-key+jwt"
 SECRETS_TYPE = "tf-secrets+jwt"
+WORKFLOW_TYPE = "tf-workflow+jwt"
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_LIFE_S = 300
 LEEWAY_S = 60

@@ -17,6 +17,7 @@ from trainforge.config.views import ROLES, Role
 from trainforge.sender.auth import CSRF_FIELD, CSRF_HEADER, check_csrf, check_origin, identify
 from trainforge.sender.people import Person
 from trainforge.sender.problems import read_form
+from trainforge.sender.workflow_tokens import keep_to_scope
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -28,6 +29,7 @@ LOGIN = "login"  # open to all, checks what is sent by itself
 EXECUTOR = "executor"  # the handler checks the signature of an executor's key
 JOIN = "join"  # the handler asks for a join token that was not used, and the signature of the key it is for
 SIGNED = "signed"  # the handler checks the signature of a hook's secret
+WORKFLOW = "workflow"  # the handler checks the token that GitHub has given to a workflow run
 GIT = "git"  # the handler asks `app.git_access`: viewers fetch, operators push, jobs as their password says
 
 ACCESS: dict[str, str] = {
@@ -37,6 +39,7 @@ ACCESS: dict[str, str] = {
     "* /git": GIT,
     "POST /webhooks/github": SIGNED,
     "POST /hooks/git": SIGNED,
+    "POST /api/workflows/token": WORKFLOW,
     # --- executors
     "POST /v1/join": JOIN,
     "POST /v1/heartbeat": EXECUTOR,
@@ -55,6 +58,7 @@ ACCESS: dict[str, str] = {
     "GET /jobs": VIEWER,
     "GET /jobs/{job}": VIEWER,
     "POST /jobs/{job}/stop": OPERATOR,
+    "POST /jobs/{job}/answer": OPERATOR,
     "POST /jobs/{job}/retry": OPERATOR,
     "GET /jobs/{job}/again": OPERATOR,
     "POST /jobs/{job}/again": OPERATOR,
@@ -107,6 +111,7 @@ ACCESS: dict[str, str] = {
     "GET /api/jobs/{job}/metrics": VIEWER,
     "GET /api/jobs/{job}/artifacts": VIEWER,
     "POST /api/jobs/{job}/stop": OPERATOR,
+    "POST /api/jobs/{job}/answer": OPERATOR,
     "POST /api/jobs/{job}/retry": OPERATOR,
     "POST /api/plan": OPERATOR,
     "GET /api/changes": VIEWER,
@@ -228,6 +233,7 @@ def _guard(endpoint: Endpoint, needs: dict[str, tuple[str, str]]) -> Endpoint:
         if person.cookie and (request.method not in {"GET", "HEAD"} or row in ACTING_GETS):
             await check_change(request, person)
         allow(person, need)
+        await keep_to_scope(request, row, person)
         began = time.monotonic()
         response = await endpoint(request)
         if request.method == "GET" and time.monotonic() - began > STREAM_CHECK_S:

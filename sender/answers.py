@@ -55,6 +55,17 @@ class Lines(TypedDict):
     lines: list[str]
 
 
+class WorkflowToken(TypedDict):
+    """What the token is good for: this commit of this repository, until then."""
+
+    token: str
+    expires: float
+    repository: str
+    ref: str
+    commit: str
+    run: bool
+
+
 class Jobs(TypedDict):
     jobs: list[JobSummary]
 

@@ -11,13 +11,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trainforge.config.messages import CommitId, Name
-from trainforge.sender import actions, changes, secrets_api, streams, trust_api
+from trainforge.sender import actions, changes, secrets_api, streams, trust_api, workflows
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.people import Person
 from trainforge.sender.problems import dump, read_model, read_query
 from trainforge.sender.query_forms import EventsQuery, JobsQuery, LogsQuery, MetricsQuery
 from trainforge.sender.store_output import LogPage
+from trainforge.sender.workflow_tokens import check_submit
 
 MAX_WAIT_S = 30.0
 PAGE_ROWS = 50
@@ -41,6 +42,12 @@ class SubmitAsk(Ask):
 
 class StopAsk(Ask):
     reason: str = Field(default="", max_length=1000)
+
+
+class AnswerAsk(Ask):
+    """Whether the machines that ask for their owner may train the job."""
+
+    accept: bool
 
 
 class PreviewAsk(Ask):
@@ -78,6 +85,7 @@ async def list_jobs(request: Request) -> Response:
 
 async def submit_job(request: Request) -> Response:
     ask = await read_model(request, SubmitAsk)
+    check_submit(request.state.person, ask.repository, ask.commit, ask.ref)
     return dump(await actions.submit(_sender(request), **ask.model_dump()))
 
 
@@ -90,6 +98,12 @@ async def stop_job(request: Request) -> Response:
     person: Person = request.state.person
     reason = ask.reason or f"stopped by {person.name}"
     return dump(await actions.stop(_sender(request), await _job(request), reason, person.actor))
+
+
+async def answer_job(request: Request) -> Response:
+    ask = await read_model(request, AnswerAsk)
+    actor = request.state.person.actor
+    return dump(await actions.answer(_sender(request), await _job(request), accept=ask.accept, actor=actor))
 
 
 async def retry_job(request: Request) -> Response:
@@ -194,6 +208,7 @@ routes = [
     Route("/jobs/{job}/metrics", job_metrics),
     Route("/jobs/{job}/artifacts", job_artifacts),
     Route("/jobs/{job}/stop", stop_job, methods=["POST"]),
+    Route("/jobs/{job}/answer", answer_job, methods=["POST"]),
     Route("/jobs/{job}/retry", retry_job, methods=["POST"]),
     Route("/executors", list_executors),
     Route("/executors/{executor}", show_executor),
@@ -207,4 +222,5 @@ routes = [
     *changes.routes,
     *secrets_api.routes,
     *trust_api.routes,
+    *workflows.routes,
 ]

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trainforge.config.errors import Forbidden, NotTrusted
 from trainforge.sender.context import Sender
 from trainforge.sender.people import SESSION_LIFE_S, Person
+from trainforge.sender.workflow_tokens import is_workflow_token, read_workflow_token
 
 COOKIE = "trainforge_session"  # over plain http, as on loopback, where browsers keep no `__Host-` cookie
 SECURE_COOKIE = "__Host-trainforge_session"
@@ -38,7 +39,8 @@ async def identify(connection: HTTPConnection) -> Person:
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     person: Person | None = None
     if scheme.lower() == "bearer":
-        person = await asyncio.to_thread(sender.people.by_token, token.strip(), sender.now())
+        known = read_workflow_token if is_workflow_token(token.strip()) else _by_token
+        person = await asyncio.to_thread(known, sender, token.strip())
     elif not scheme and (secret := session_secret(connection)):
         person = await asyncio.to_thread(sender.people.by_session, secret, sender.now())
     if person is None:
@@ -46,6 +48,10 @@ async def identify(connection: HTTPConnection) -> Person:
             "this needs an access token that is valid here", hint="`trainforge login URL` sets one up"
         )
     return person
+
+
+def _by_token(sender: Sender, token: str) -> Person | None:
+    return sender.people.by_token(token, sender.now())
 
 
 def check_origin(connection: HTTPConnection) -> None:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from trainforge import __version__
 from trainforge.config.problem_codes import codes_of
 from trainforge.config.views import ROLES
-from trainforge.sender.access import ACCESS, PUBLIC, SIGNED
+from trainforge.sender.access import ACCESS, PUBLIC, SIGNED, WORKFLOW
 from trainforge.sender.answers import Problem
 from trainforge.sender.operations import JSON, OPERATIONS, Operation
 from trainforge.sender.problems import MEDIA_TYPE
@@ -32,6 +32,11 @@ _SCHEMES: dict[str, Any] = {
         "in": "cookie",
         "name": "trainforge_session",
         "description": "a page's; a change needs its `X-CSRF-Token` and `Origin` as well",
+    },
+    "workflow": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "the token that GitHub Actions has given to a run, for this sender as audience",
     },
     "signature": {
         "type": "apiKey",
@@ -101,7 +106,7 @@ def _operation(row: str, one: Operation, schemas: dict[tuple[str, str], Any]) ->
 def _security(role: str) -> list[dict[str, list[str]]]:
     if role in ROLES:
         return [{"token": []}, {"session": []}]
-    return [{"signature": []}] if role == SIGNED else []
+    return [{"workflow": []}] if role == WORKFLOW else [{"signature": []}] if role == SIGNED else []
 
 
 def _path_parameters(row: str) -> list[dict[str, Any]]:

@@ -48,6 +48,11 @@ OPERATIONS: dict[str, Operation] = {
     "GET /api/openapi.json": Operation("This description", dict[str, Any]),
     "POST /webhooks/github": Operation("GitHub's webhook", a.Received, refusals=(400, 413, WAIT), status=202),
     "POST /hooks/git": Operation("The post-receive hook", a.Lines, refusals=(400, GONE, 413, 422, WAIT)),
+    "POST /api/workflows/token": Operation(
+        "A token for a run of GitHub Actions, for the one that GitHub gave it",
+        a.WorkflowToken,
+        refusals=(401, 403, WAIT, AWAY),
+    ),
     # --- jobs
     "GET /api/jobs": Operation("Jobs, newest first", a.Jobs, query=query_forms.JobsQuery),
     "POST /api/jobs": Operation("Train a commit", JobDetail, api.SubmitAsk, refusals=REMOTE),
@@ -64,6 +69,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "GET /api/jobs/{job}/artifacts": Operation("What a job left", a.Artifacts, refusals=(MOVED,)),
     "POST /api/jobs/{job}/stop": Operation("Stop a job", JobDetail, api.StopAsk, refusals=(MOVED,)),
+    "POST /api/jobs/{job}/answer": Operation(
+        "Accept or reject a job for a machine whose owner is asked",
+        JobDetail,
+        api.AnswerAsk,
+        refusals=(MOVED,),
+    ),
     "POST /api/jobs/{job}/retry": Operation("Run a job again", JobDetail, refusals=REMOTE),
     "POST /api/plan": Operation(
         "What would become of a manifest now", a.PlanAnswer, api.PreviewAsk, refusals=(400, GONE, MOVED)

@@ -34,6 +34,17 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)
+class Scope:
+    """The one commit of one repository that a workflow run may plan or, with `run`, have trained."""
+
+    repository: str
+    repository_id: str
+    ref: str
+    commit: str
+    run: bool
+
+
+@dataclass(frozen=True)
 class Person:
     """Who asks. `cookie` tells that a browser sent the proof by itself, wherever the request came from;
     a change is then only made with `csrf`, which pages of ours alone can know."""
@@ -43,6 +54,7 @@ class Person:
     user: int | None = None
     cookie: bool = False
     csrf: str = ""
+    scope: Scope | None = None
 
     def may(self, role: Role) -> bool:
         return ROLES.index(self.role) >= ROLES.index(role)
@@ -50,7 +62,7 @@ class Person:
     @property
     def actor(self) -> str:
         """As the audit log names them."""
-        return f"person:{self.name}"
+        return self.name if self.scope else f"person:{self.name}"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from support.web import Web, web
 from trainforge.config.trust import SigningKey, executor_id, sign_request
 from trainforge.hooks.git import init_bare
-from trainforge.sender.access import ACCESS, EXECUTOR, GIT, JOIN, LOGIN, PUBLIC, SIGNED, protect
+from trainforge.sender.access import ACCESS, EXECUTOR, GIT, JOIN, LOGIN, PUBLIC, SIGNED, WORKFLOW, protect
 from trainforge.sender.app import make_app
 
 ROLES = ("viewer", "operator", "admin")
@@ -128,7 +128,7 @@ def test_everybody_gets_in_where_the_table_says_and_nowhere_else(doors: Doors, w
             right = (status, code) == (401, "not_trusted")
         elif need == EXECUTOR:
             right = (status != 401) == (who == "executor")
-        elif need == SIGNED:
+        elif need in {SIGNED, WORKFLOW}:
             right = status == 401
         elif need == JOIN:
             right = (status, code) == (422, "message_invalid")  # there is no token in it

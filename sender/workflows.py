@@ -1,0 +1,125 @@
+"""Runs of GitHub Actions: the token that GitHub gives to a run, for one that this sender takes.
+
+What is believed is what the issuer has signed. Whether a pull request comes from the repository itself no
+claim says, so the repository is asked: of a fork it has no branch with the request's head.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from fnmatch import fnmatchcase
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from trainforge.config.errors import Forbidden, NotTrusted
+from trainforge.config.settings import WorkflowAccess
+from trainforge.hooks.oidc import Issuer, WorkflowRun
+from trainforge.hooks.pulls import is_own_branch
+from trainforge.sender.actions import in_thread
+from trainforge.sender.context import Sender
+from trainforge.sender.events import Place, place_of
+from trainforge.sender.people import Scope
+from trainforge.sender.problems import dump
+from trainforge.sender.strangers import strangers
+from trainforge.sender.workflow_tokens import new_workflow_token
+
+SOURCE = "oidc"  # under which used tokens are remembered
+_PULL = re.compile(r"refs/pull/([1-9][0-9]{0,9})/merge\Z")
+_REF = re.compile(r"refs/(?:heads|tags)/(.+)\Z", re.DOTALL)
+FORK_HINT = "have a person with write access push the branch to this repository"
+
+
+@functools.lru_cache(maxsize=4)
+def _issuer(url: str) -> Issuer:
+    return Issuer(url)
+
+
+async def exchange(request: Request) -> Response:
+    sender: Sender = request.app.state.sender
+    with strangers(request):
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise NotTrusted("this takes the token that GitHub has given to a workflow run")
+        answer = await in_thread(admit, sender, token.strip())
+    return dump(answer)
+
+
+def admit(sender: Sender, token: str) -> dict[str, object]:
+    """A token for the run that this one is of.
+
+    Raises:
+        NotTrusted: it is not the issuer's, for this sender, now, for the first time. Forbidden: the run is
+            of no repository, event or branch that has access. Unreachable: the issuer cannot be asked.
+    """
+    now = sender.now()
+    run = _issuer(sender.settings.oidc_issuer).verify(token, sender.base_url, now)
+    name, access = _access(sender, run)
+    repo = next((repo for repo in sender.store.repositories() if repo.name == name), None)
+    if repo is None:
+        raise Forbidden(f"{name} is not watched here", hint="`trainforge sender watch URL` has it watched")
+    may_run = _check(sender, run, access)
+    if run.event == "pull_request":
+        _refuse_fork(place_of(sender, repo), run)
+    if not sender.store.first_delivery(SOURCE, run.jti, now):
+        raise NotTrusted("this token of a workflow run was used before", hint="ask GitHub for another one")
+    scope = Scope(repo.name, repo.id, run.ref, run.commit, may_run)
+    actor = f"workflow:{run.repository}#{run.run_id}"
+    made, expires = new_workflow_token(sender, actor, scope)
+    said = {"actor": run.actor, "event": run.event, "ref": run.ref, "commit": run.commit, "run": may_run}
+    sender.store.audit(actor, "workflow.admitted", repo.id, said, now=now)
+    return {
+        "token": made,
+        "expires": expires,
+        "repository": repo.name,
+        "ref": run.ref,
+        "commit": run.commit,
+        "run": may_run,
+    }
+
+
+def _access(sender: Sender, run: WorkflowRun) -> tuple[str, WorkflowAccess]:
+    for name, access in sender.settings.workflows.items():
+        if access.repository_id == run.repository_id:
+            return name, access
+    raise Forbidden(
+        f"workflows of {run.repository} (repository_id {run.repository_id}) have no access here",
+        hint="name it in sender.yaml under workflows, as docs/github.md shows",
+    )
+
+
+def _check(sender: Sender, run: WorkflowRun, access: WorkflowAccess) -> bool:
+    """Whether the run may train; planning it may in any case that is not refused."""
+    if run.event not in access.events:
+        raise Forbidden(
+            f"workflow runs that a {run.event} event began have no access here",
+            hint=f"allowed are {', '.join(access.events)} (sender.yaml: workflows)",
+        )
+    if run.event == "pull_request":
+        return False
+    named = _REF.match(run.ref)
+    if named is None or not any(fnmatchcase(named[1], pattern) for pattern in access.refs):
+        raise Forbidden(
+            f"workflow runs of {run.ref} have no access here",
+            hint=f"allowed are {', '.join(access.refs)} (sender.yaml: workflows)",
+        )
+    return True
+
+
+def _refuse_fork(place: Place, run: WorkflowRun) -> None:
+    """Raises Forbidden: the pull request's head is on no branch of the repository itself."""
+    named = _PULL.match(run.ref)
+    if named is None or not run.head_ref:
+        raise Forbidden("the token of this pull request does not say which one it is")
+    number = int(named[1])
+    if not is_own_branch(
+        place.url, number, run.head_ref, credential=place.credential, allow_file=place.local
+    ):
+        raise Forbidden(
+            f"pull request {number} comes from a fork, or its branch has moved on", hint=FORK_HINT
+        )
+
+
+routes = [Route("/workflows/token", exchange, methods=["POST"])]
