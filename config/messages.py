@@ -60,6 +60,7 @@ NodePhase = Literal[
 NodeState = Literal["pending", "running", "completed", "failed"]
 JobState = Literal["pending", "planning", "dispatching", "running", "completed", "failed", "cancelled"]
 Outcome = Literal["completed", "failed", "cancelled"]
+OWNER_ASKED = "waiting for the machine's owner to accept"  # the detail of a node that may be answered
 PREPARE = "prepare"  # the source of a job that is prepared and not trained
 OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
@@ -205,12 +206,19 @@ class PublishOrder(Message):
     reason: str = ""
 
 
+class AnswerOrder(Message):
+    """What somebody at the sender says to a node that asks for its machine's owner (`OWNER_ASKED`)."""
+
+    kind: Literal["answer"] = "answer"
+    accept: bool
+
+
 class ForgetOrder(Message):
     kind: Literal["forget"] = "forget"
 
 
 OrderBody = Annotated[
-    RunOrder | ProbeOrder | LaunchOrder | StopOrder | PublishOrder | ForgetOrder,
+    RunOrder | ProbeOrder | LaunchOrder | StopOrder | PublishOrder | AnswerOrder | ForgetOrder,
     Field(discriminator="kind"),
 ]
 

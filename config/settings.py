@@ -171,6 +171,8 @@ class ExecutorSettings(FileSettings):
     poll_interval: Seconds = 1.0  # before asking again after a claim that failed
     heartbeat_every: Seconds = 10.0
     disk_low: Bytes = 2**30  # with less free space it takes no new jobs; 0: never mind
+    disk_budget_gb: Annotated[float, Field(gt=0)] | None = None  # of 10^9 bytes; for all of its files
+    max_repository: Annotated[Bytes, Field(gt=0)] = 20 * 2**30  # what one fetch of a repository may bring
     labels: Annotated[dict[str, str], NoDecode, BeforeValidator(comma_mapping)] = Field(default={})
     session_ends: SessionEnd = ""  # 9h from its start, or 2026-11-21T18:00: when the machine will be gone
     available: Available = ""  # such as Mon-Fri 18:00-08:00, Sat-Sun; empty: always
@@ -178,10 +180,14 @@ class ExecutorSettings(FileSettings):
     accept_timeout: Annotated[Seconds, Field(le=3000)] = 120.0  # without an answer by then it is refused
     accept_here: bool = False  # who is at the sender may not answer
     policy_file: Folder | None = None  # what jobs may do here; default: policy.yaml beside executor.yaml
-    isolation: Literal["auto", "process", "sandbox"] = "auto"  # `auto`: the strictest that works here
+    isolation: Literal["auto", "process", "sandbox", "container"] = "auto"  # `auto`: the strictest that works
+    container_engine: Literal["auto", "docker", "podman", "none"] = "auto"  # `auto`: the first that works
+    container_image: str = ""  # for jobs that have to be in a container and name none
     job_user: Literal["auto", "none"] = "auto"  # whether root gives each job a user of its own
     shared_folders: FolderList = Field(default=[])  # what jobs in a sandbox may read besides
     max_processes: Annotated[int, Field(ge=16)] = 4096  # and threads, of one job
+    max_disk_gb: Annotated[float, Field(gt=0)] | None = None  # of 10^9 bytes; what one job may leave on disk
+    max_log: Annotated[Bytes, Field(gt=0)] = 200 * 2**20  # what one node of a job may print
     debug: bool = False  # log every detail
     environment_mode: EnvironmentMode = "auto"  # `auto` leaves it to the manifest
     advertise: TextList = Field(

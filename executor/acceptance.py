@@ -1,4 +1,5 @@
-"""Asking the machine's owner whether it may run a job: on the terminal, or by `trainforge executor accept`.
+"""Asking the machine's owner whether it may run a job: on the terminal, by `trainforge executor accept`, or
+through the sender.
 
 A node that waits for an answer has `asked.json` in its folder, an answered one `answer` too. Whoever answers
 writes that file, so that any shell on the machine can, and a restarted executor still knows.
@@ -20,7 +21,7 @@ from typing import Any
 from trainforge.config.errors import Conflict, Forbidden, NodeFailed, NotFound
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
-from trainforge.config.messages import NodeKey, RunOrder
+from trainforge.config.messages import OWNER_ASKED, AnswerOrder, NodeKey, RunOrder
 from trainforge.config.policy import Asked, Policy, asked_of, refusal
 from trainforge.executor.commands import Setup
 from trainforge.executor.orders import OrderBook
@@ -41,12 +42,26 @@ class OrderRefused(Forbidden):
 
 @dataclass(frozen=True)
 class Acceptance:
-    """Whether this executor asks (`ask`), for how long, whom the sender is told about, and its rules."""
+    """Whether this executor asks (`ask`), for how long, whom the sender is told about, and its rules.
+
+    With `here`, only who is at this machine may answer, and not who is at the sender.
+    """
 
     ask: bool
     timeout: float
     name: str
     policy: Policy | None = None
+    here: bool = False
+
+    @property
+    def asking(self) -> str:
+        """What the sender is told meanwhile."""
+        return f"{OWNER_ASKED}, on that machine" if self.here else OWNER_ASKED
+
+    def hear(self, folder: Path, said: AnswerOrder) -> None:
+        """Take an answer that came through the sender, unless there is one, or it does not count here."""
+        if not self.here and waits(folder):
+            _write(folder, yes=said.accept)
 
     def check_order(self, order: RunOrder) -> None:
         """What can be told before anything is fetched.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from trainforge.config import discreet, disk
+from trainforge.config import discreet
 from trainforge.config.errors import (
     Conflict,
     Forbidden,
@@ -34,6 +34,7 @@ from trainforge.config.settings_load import write_private
 from trainforge.config.trust import SigningKey, thumbprint, verify_order
 from trainforge.executor.acceptance import Acceptance, OrderRefused
 from trainforge.executor.capabilities import load, own_capabilities, own_policy
+from trainforge.executor.housekeeping import Housekeeper
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
 from trainforge.executor.node import Node
@@ -83,6 +84,8 @@ class Agent:
         self._beat = threading.Event()
         self._said = threading.Event()
         self._restoring = Restoring(self)
+        self.keeper = Housekeeper(settings)
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     # --- what nodes need (node.Services) ---------------------------------------------------------------
@@ -108,7 +111,7 @@ class Agent:
     def acceptance(self) -> Acceptance:
         settings = self.settings
         ask, policy = settings.accept == "ask", own_policy(settings)
-        return Acceptance(ask, settings.accept_timeout, settings.name, policy)
+        return Acceptance(ask, settings.accept_timeout, settings.name, policy, settings.accept_here)
 
     def credential(self, node: NodeKey) -> GitCredential | None:
         """The sender's for this node's repository, or this executor's own."""
@@ -164,6 +167,7 @@ class Agent:
             self.door = Door(self.settings, self.identity, self.key, self.accept, self.node, self._moved)
             self.door.start()
         loops: dict[str, Callable[[], None]] = {"heartbeat": self._heartbeats, "pump": self._pump}
+        loops["housekeeping"] = lambda: self.keeper.run(self._closing, self._ended)
         if self.settings.connection == "pull":
             loops["claims"] = self._claims
         for name, loop in loops.items():
@@ -177,7 +181,7 @@ class Agent:
         if stop_jobs:
             self._stop_jobs(patience)
         self._closing.set()
-        for event in (self._beat, self._said):
+        for event in (self._beat, self._said, self._ended):
             event.set()
         for node in list(self.nodes.values()):
             node.close()
@@ -225,7 +229,7 @@ class Agent:
                 self.nodes[key].start()
 
     def room(self, node: NodeKey) -> bool:
-        if why := disk.low(self.data_dir, self.settings.disk_low):
+        if why := self.keeper.refusal():
             log.warning("%s is not taken: %s", told(node), why)
             return False
         with self._lock:
@@ -270,6 +274,7 @@ class Agent:
                 if node.forgotten:
                     del self.nodes[key]
                     self._beat.set()
+                    self._ended.set()
                 elif time.monotonic() - node.begun > REVIVE_S:
                     self.nodes[key] = Node(key, self.book, self)
                     self.nodes[key].start()

@@ -12,6 +12,7 @@ whatever killed the executor, goes on where it was: a phase that is done leaves 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from trainforge.config.errors import ManifestError, NodeFailed, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
 from trainforge.config.messages import (
+    AnswerOrder,
     Ended,
     FencingToken,
     ForgetOrder,
@@ -40,7 +42,7 @@ from trainforge.config.messages import (
     Started,
     StopOrder,
 )
-from trainforge.executor import capabilities, launch, parameters
+from trainforge.executor import budget, capabilities, launch, parameters
 from trainforge.executor.barrier import Barrier
 from trainforge.executor.checkpoints import SETTLE_S
 from trainforge.executor.commands import Interrupted, Setup
@@ -244,6 +246,8 @@ class Node(threading.Thread):
         """Looked at often while preparing: whether to stop."""
         if self._inbox.is_set() or self._closing:
             self._wait(0)
+        if (said := self._newest(AnswerOrder)) is not None:
+            self.services.acceptance.hear(self.folder, said)
         self.follower.step()
         return self._stop_order() is not None
 
@@ -254,7 +258,8 @@ class Node(threading.Thread):
             manifest = self.preparation.kept_manifest()
             self.secrets.names = manifest.secrets
             return Prepared(manifest, "", Path())
-        setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick)
+        lease = functools.partial(budget.lease, self.folder)
+        setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick, lease=lease)
         self.follower.add(setup.log, -1, "setup")
         prepared = self.preparation.run(setup)
         self.keeping.store(prepared.manifest)  # what cannot be opened is to be known before the training

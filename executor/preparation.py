@@ -12,7 +12,7 @@ from pathlib import Path
 from trainforge.config.errors import NodeFailed
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import NodeKey, NodePhase, RunOrder
-from trainforge.executor import checkout, data, environment, launch, supervisor
+from trainforge.executor import budget, checkout, data, environment, launch, publishing, supervisor
 from trainforge.executor.commands import Setup
 from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
@@ -43,7 +43,7 @@ class Preparation:
 
     def run(self, setup: Setup) -> Prepared:
         if self.services.acceptance.ask:
-            self.phase("checkout", "waiting for the machine's owner to accept")
+            self.phase("checkout", self.services.acceptance.asking)
             self.services.acceptance.settle(self.folder, self.order, self.key, setup)
         begun = time.monotonic()
         setup.check()
@@ -76,6 +76,7 @@ class Preparation:
 
     def _checkout(self, setup: Setup) -> Manifest:
         self.phase("checkout", "")
+        self._lease_mirrors(setup)
         mirror = checkout.fetch(
             self.services.data_dir / "mirrors",
             self.order,
@@ -83,6 +84,7 @@ class Preparation:
             lambda: self.services.credential(self.key),
             lambda detail: self.phase("checkout", detail),
             allow_file=self.services.allow_file,
+            most=self.services.settings.max_repository,
         )
         content = checkout.read_manifest(mirror, self.order)
         (self.folder / MANIFEST).write_bytes(content)
@@ -96,6 +98,13 @@ class Preparation:
                 f"training.script: there is no file {script} in this commit", code="script_missing"
             )
         return manifest
+
+    def _lease_mirrors(self, setup: Setup) -> None:
+        data_dir, repository = self.services.data_dir, self.order.repository
+        results = publishing.mirror_path(data_dir, repository.url)
+        for mirror in (checkout.mirror_path(data_dir / "mirrors", repository.id), results):
+            with budget.locked(mirror, setup.check):
+                setup.lease(mirror)
 
     def _parse(self, content: bytes) -> Manifest:
         manifest = apply_overrides(parse_manifest(content, self.order.manifest_path), self.order.overrides)

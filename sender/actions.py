@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 from trainforge.config.errors import TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import apply_overrides, parse_manifest
+from trainforge.config.messages import AnswerOrder
 from trainforge.config.views import ExecutorView, JobDetail, RepositoryView
 from trainforge.hooks.addresses import validate_url
 from trainforge.hooks.watch import git_folder
 from trainforge.sender import events, leading, registry
 from trainforge.sender.context import Sender
+from trainforge.sender.dispatch import ring_orders
 from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
 from trainforge.sender.preview import preview
 from trainforge.sender.store_audit import SENDER
@@ -38,6 +40,14 @@ async def stop(sender: Sender, job: str, reason: str, actor: str = SENDER) -> Jo
     failpoint("45.sender.stop_stored")
     sender.wake(job)
     sender.bell.ring(job_key(job), JOBS)
+    return await in_thread(sender.queries.job, job)
+
+
+async def answer(sender: Sender, job: str, *, accept: bool, actor: str) -> JobDetail:
+    """Answer for the machines that ask whether they may run a job. Raises Conflict when none asks."""
+    body = AnswerOrder(accept=accept)
+    ring_orders(sender, await in_thread(sender.store.answer, job, body, sender.now(), actor))
+    sender.bell.ring(job_key(job))
     return await in_thread(sender.queries.job, job)
 
 

@@ -15,10 +15,10 @@ from starlette.routing import Route
 from trainforge.config.document import plain as plain_value
 from trainforge.config.document import read_document
 from trainforge.config.errors import Conflict, ManifestError, TrainForgeError
-from trainforge.config.messages import OUTCOMES
+from trainforge.config.messages import OUTCOMES, OWNER_ASKED
 from trainforge.config.reasons import REASONS
 from trainforge.config.result import MetricRow, history_csv
-from trainforge.config.views import ExecutorView, JobDetail, MetricPoint, RepositoryView
+from trainforge.config.views import AttemptView, ExecutorView, JobDetail, MetricPoint, RepositoryView
 from trainforge.sender import actions, job_shapes, streams, text
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
@@ -88,6 +88,7 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
         "left": text.about(left) if left is not None else "",
         "end": now + left if left is not None else None,
         "newest": newest,
+        "asking": [] if ended or newest is None else _asking(newest),
         "rows": rows,
         "totals": job_shapes.totals(rows),
         "row_height": job_shapes.ROW,
@@ -102,6 +103,11 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
 
 def _loads(sender: Sender, executors: set[str]) -> dict[str, ExecutorView]:
     return {one.id: one for one in sender.queries.executors(sender.now()) if one.id in executors}
+
+
+def _asking(attempt: AttemptView) -> list[str]:
+    """The machines whose owner is asked, and may be answered for here."""
+    return [node.executor_name for node in attempt.nodes if node.detail == OWNER_ASKED]
 
 
 def parameters(plan: dict[str, Any]) -> list[dict[str, Any]]:
@@ -171,6 +177,15 @@ async def stop_job(request: Request) -> Response:
     return RedirectResponse(f"/jobs/{job}", 303)
 
 
+async def answer_job(request: Request) -> Response:
+    sender, person = request.app.state.sender, request.state.person
+    job = await in_thread(sender.queries.resolve, request.path_params["job"])
+    accept = request.state.form.get("answer") == "accept"
+    with contextlib.suppress(Conflict):  # somebody else has answered, which the page shows
+        await actions.answer(sender, job, accept=accept, actor=person.actor)
+    return RedirectResponse(f"/jobs/{job}", 303)
+
+
 async def retry_job(request: Request) -> Response:
     sender = request.app.state.sender
     job = await in_thread(sender.queries.resolve, request.path_params["job"])
@@ -233,6 +248,7 @@ routes = [
     Route("/jobs/{job}", guarded(job_page)),
     Route("/jobs/{job}/metrics.csv", guarded(metrics_csv)),
     Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
+    Route("/jobs/{job}/answer", guarded(answer_job), methods=["POST"]),
     Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),
     Route("/jobs/{job}/again", guarded(again_page)),
     Route("/jobs/{job}/again", guarded(retry_with_changes), methods=["POST"]),

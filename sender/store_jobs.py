@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from trainforge.config.errors import Conflict, NotFound
-from trainforge.config.messages import OUTCOMES, FencingToken, JobState, RunOrder
+from trainforge.config.messages import OUTCOMES, OWNER_ASKED, AnswerOrder, FencingToken, JobState, RunOrder
 from trainforge.sender import lifecycle as life
 from trainforge.sender import schema as s
 from trainforge.sender.database import Database
@@ -217,6 +217,35 @@ class JobStore(Database):
                     c, job_id, "state", f"stop requested: {reason}" if reason else "stop requested", now
                 )
 
+    def answer(self, job_id: str, body: AnswerOrder, now: float, actor: str) -> list[str]:
+        """Say yes or no for each of a job's nodes that asks for its machine's owner; gives their executors.
+
+        Raises:
+            Conflict: none asks.
+        """
+        n, a = s.nodes, s.attempts
+        newest = sa.and_(a.c.job_id == n.c.job_id, a.c.number == n.c.attempt)
+        asking = sa.and_(
+            n.c.job_id == job_id, a.c.state.in_(LIVE), n.c.ended.is_(None), n.c.detail == OWNER_ASKED
+        )
+        wanted = sa.select(
+            n.c.attempt, n.c.rank, n.c.executor_id, a.c.token_incarnation, a.c.token_number
+        ).join(a, newest)
+        with self.write() as c:
+            nodes = c.execute(wanted.where(asking)).all()
+            if not nodes:
+                raise Conflict("no machine of this job waits for an answer")
+            for node in nodes:
+                key = (job_id, node.attempt, node.rank)
+                order = "{}.{}.{}.{}-{}.answer".format(*key, node.token_incarnation, node.token_number)
+                self._add_order(c, order, key, node.executor_id, body.model_dump(mode="json"), now)
+            said = "accepted" if body.accept else "rejected"
+            record(
+                c, actor, f"job.{said}", job_id, {"executors": [node.executor_id for node in nodes]}, now=now
+            )
+            self.note(c, job_id, "note", f"{said} by {actor} for the machine's owner", now)
+        return [node.executor_id for node in nodes]
+
     def note_blocked(self, job_id: str, words: str) -> None:
         """The remote refuses the result for good, in these words."""
         t = s.jobs
@@ -233,6 +262,7 @@ class JobStore(Database):
             "result_code": result.code,
             "result_reason": result.reason,
             "artifacts": [dict(artifact) for artifact in artifacts],
+            "gates": [gate.model_dump() for gate in result.gates],
             "waiting": {},
         }
         with self.write() as c:
@@ -330,7 +360,7 @@ class JobStore(Database):
             values["started"] = now
         if step.state not in LIVE:
             values["ended"] = now
-            self._withdraw(c, job, now, ("run", "probe", "launch", "stop", "publish"))
+            self._withdraw(c, job, now, ("run", "probe", "launch", "stop", "publish", "answer"))
             t = s.nodes
             mine = sa.and_(t.c.job_id == job.id, t.c.attempt == job.attempt.number, t.c.ended.is_(None))
             end = {"state": "failed", "ended": now, "code": step.code or "lost", "reason": step.reason}

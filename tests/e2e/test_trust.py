@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from support.fleet import Fleet
@@ -106,3 +107,31 @@ def visited(fleet: Fleet, project: Path, tmp_path: Path) -> None:
     assert fleet.terminate("colab") == 0
     assert executor(fleet, "colab")["status"] == "revoked"
     assert not (tmp_path / "unused").exists()
+
+
+def test_an_owner_is_answered_for_at_the_sender(fleet: Fleet) -> None:
+    fleet.add_executor("alpha", accept="ask")
+    project = fleet.project("trust", {"trainforge.yaml": MANIFEST, "train.py": "print('trained')\n"})
+    fleet.push(project)
+    job = fleet.the_job()
+    asked = "waiting for the machine's owner to accept"
+
+    def detail(job: str) -> str:
+        tries = fleet.job(job)["attempts"]
+        return tries[-1]["nodes"][0]["detail"] if tries else ""
+
+    wait_for("the question", lambda: detail(job) == asked, 20)
+    headers = {"Authorization": f"Bearer {fleet.token}", "Accept": "text/html"}
+    page = httpx2.get(f"{fleet.url}/jobs/{job}", headers=headers).text
+    assert "<strong>alpha</strong> asks whether" in page
+    fleet.api("POST", f"/api/jobs/{job}/answer", json={"accept": True})
+    assert fleet.wait_ended(job)["state"] == "completed"
+
+    fleet.terminate("alpha")
+    fleet.start_executor("alpha", accept="ask", accept_here=True)
+    again = fleet.api("POST", f"/api/jobs/{job}/retry")["id"]
+    wait_for("the question", lambda: detail(again) == f"{asked}, on that machine", 20)
+    refused = httpx2.post(f"{fleet.url}/api/jobs/{again}/answer", headers=headers, json={"accept": True})
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    own(fleet, "alpha", "reject", again)
+    assert fleet.wait_ended(again)["code"] == "policy_refused"
