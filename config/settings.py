@@ -120,6 +120,7 @@ class SenderSettings(FileSettings):
     lost_after: Seconds = 600.0
     heartbeat_every: Seconds = 10.0
     disk_low: Bytes = 256 * 2**20  # with less free space nothing new is taken on; 0: never mind
+    max_bundle: Bytes = 2**30  # of a ZIP that somebody uploads
     repositories: Annotated[list[WatchedRepository], NoDecode, BeforeValidator(comma_list)] = Field(
         default=[]
     )

@@ -23,6 +23,7 @@ from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import config_home
 from trainforge.executor import nvidia_smi
 from trainforge.executor.abilities import abilities
+from trainforge.executor.housekeeping import refusal_of
 from trainforge.executor.limits import Limits
 
 
@@ -63,7 +64,7 @@ def own_capabilities(settings: ExecutorSettings) -> Capabilities:
     """What this machine has, as its settings offer it."""
     has = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs)
     offset = time.localtime().tm_gmtoff
-    closed = disk.low(settings.data_dir, settings.disk_low)
+    closed = disk.low(settings.data_dir, settings.disk_low) or refusal_of(settings.data_dir)
     limits = Limits.of(settings)
     changes = {
         "memory_bytes": min(has.memory_bytes, limits.memory or has.memory_bytes),

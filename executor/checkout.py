@@ -13,6 +13,7 @@ from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential, RunOrder
 from trainforge.executor.commands import Setup
 from trainforge.hooks import git
+from trainforge.hooks.growth import MOST
 from trainforge.hooks.reachable import Remote, check_reachable, is_known
 
 MANIFEST_LIMIT = 64 * 1024
@@ -35,6 +36,7 @@ def fetch(
     waiting: Callable[[str], None],
     *,
     allow_file: bool,
+    most: int = MOST,
 ) -> Path:
     """The mirror, with the order's commit in it. A remote that is down is waited for.
 
@@ -46,7 +48,7 @@ def fetch(
     tries = 0
     while True:
         try:
-            _fetch_once(mirror, order, credential, allow_file=allow_file)
+            _fetch_once(mirror, order, credential, allow_file=allow_file, most=most)
         except Unreachable as error:
             pause = RETRY_S[min(tries, len(RETRY_S) - 1)]
             tries += 1
@@ -62,18 +64,22 @@ def fetch(
 
 
 def _failed(error: git.GitError | git.AddressRefused) -> NodeFailed:
+    if isinstance(error, git.GitTooLarge):
+        hint = "the executor's setting max_repository says how much it may be"
+        return NodeFailed(error.message, hint=hint, code="checkout_failed")
     code = "disk_full" if FULL_WORDS.search(error.message) else "checkout_failed"
     return NodeFailed(error.message, hint=error.hint, code=code)
 
 
-def _fetch_once(mirror: Path, order: RunOrder, credential: Credential, *, allow_file: bool) -> None:
+def _fetch_once(
+    mirror: Path, order: RunOrder, credential: Credential, *, allow_file: bool, most: int
+) -> None:
     git.init_bare(mirror)
     failpoint("24.executor.fetch")
     if is_known(mirror, order.commit):
         return
-    remote = Remote(
-        order.repository.url, credential=credential(), allow_file=allow_file, timeout=FETCH_TIMEOUT_S
-    )
+    url, given = order.repository.url, credential()
+    remote = Remote(url, credential=given, allow_file=allow_file, timeout=FETCH_TIMEOUT_S, most=most)
     ref = order.ref if order.ref.startswith("refs/") else ""
     if not git.has_commit(mirror, order.commit):
         git.fetch_commit(mirror, order.repository.url, order.commit, ref=ref, **remote.options)

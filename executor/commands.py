@@ -33,6 +33,7 @@ class Setup:
     deadline: float  # monotonic
     stopping: Callable[[], bool]
     owner: int = -1  # the job's own user: whose programs may open their output again, as /dev/stderr
+    lease: Callable[[Path], None] = lambda entry: None  # keeps an entry of a cache, see `budget`
 
     def check(self) -> None:
         if self.stopping():

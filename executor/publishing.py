@@ -93,6 +93,11 @@ def reduced(
     )
 
 
+def mirror_path(data_dir: Path, url: str) -> Path:
+    """Where a repository's results branch is kept."""
+    return data_dir / "results" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.git"
+
+
 def gather(folder: Path, manifest: Manifest | None, secrets: JobSecrets) -> Gathered:
     """Collect artifacts once; a second call, after a crash too, gives what the first one found."""
     done = folder / COLLECTED
@@ -248,11 +253,11 @@ class Publishing:
         for path, name in gathered.copies.items():
             files[f"artifacts/{path}"] = self.folder / "artifacts" / name
         folder = record.path
-        mirrors = self.services.data_dir / "results"
-        mirrors.mkdir(parents=True, exist_ok=True)
+        mirror = mirror_path(self.services.data_dir, self.order.repository.url)
+        mirror.parent.mkdir(parents=True, exist_ok=True)
         self._still_mine()
         written = write_result(
-            mirrors / f"{hashlib.sha256(self.order.repository.url.encode()).hexdigest()[:32]}.git",
+            mirror,
             self.order.repository.url,
             self.order.results_branch,
             folder,

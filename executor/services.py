@@ -10,6 +10,7 @@ from trainforge.config.messages import FencingToken, GitCredential, NodeKey
 from trainforge.config.result import JobRecord
 from trainforge.config.settings import ExecutorSettings
 from trainforge.executor.acceptance import Acceptance
+from trainforge.executor.housekeeping import Housekeeper
 
 
 class Services(Protocol):
@@ -25,6 +26,8 @@ class Services(Protocol):
     def allow_file(self) -> bool: ...
     @property
     def acceptance(self) -> Acceptance: ...
+    @property
+    def keeper(self) -> Housekeeper: ...
     def credential(self, node: NodeKey) -> GitCredential | None: ...
     @property
     def own_secrets(self) -> list[str]: ...

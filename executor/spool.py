@@ -54,6 +54,11 @@ class Spool:
             if time.time() - path.stat().st_mtime > KEEP_S:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def published(self) -> list[Path]:
+        """Those of which all is on the remote as well, the oldest first."""
+        found = [path for path in self._entries() if not (path / "blocked.json").exists()]
+        return sorted(found, key=lambda path: path.stat().st_mtime)
+
     def _entries(self) -> Iterable[Path]:
         return sorted(self.folder.iterdir()) if self.folder.is_dir() else ()
 
