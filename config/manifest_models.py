@@ -25,6 +25,7 @@ from trainforge.config.manifest_types import (
     GpuRequest,
     Gpus,
     Module,
+    Limit,
     Name,
     NodeRange,
     Nodes,
@@ -338,9 +339,16 @@ class Metrics(Section):
 
 
 class Gate(Section):
-    metric: Annotated[Text, later("The metric that is looked at.", "val_accuracy")]
-    min: Annotated[float | None, later("The least that passes.", 0.95)] = None
-    max: Annotated[float | None, later("The most that passes.", 0.1)] = None
+    metric: Annotated[Text, now("The metric whose last value is looked at.", "val_accuracy")]
+    min: Annotated[
+        Limit | None, now("The least that passes: a number, or `base` for the base's value.", 0.95)
+    ] = None
+    max: Annotated[
+        Limit | None, now("The most that passes: a number, or `base` for the base's value.", "base")
+    ] = None
+    tolerance: Annotated[
+        Annotated[float, Field(ge=0)], now("How far beyond the base's value passes still.", 0.01)
+    ] = 0.0
 
 
 class Artifacts(Section):
@@ -413,7 +421,7 @@ class Manifest(Section):
     concurrency: Annotated[Concurrency, now("Which jobs may run side by side.")] = Concurrency()
     metrics: Annotated[Metrics, now("What is measured.")] = Metrics()
     gates: Annotated[
-        list[Gate], later("Conditions that a good result meets.", [{"metric": "acc", "min": 0.9}])
+        list[Gate], now("Conditions that a good result meets.", [{"metric": "acc", "min": 0.9}])
     ] = []
     artifacts: Annotated[Artifacts, now("Which files are kept.")] = Artifacts()
     results: Annotated[Results, now("Where results go.")] = Results()

@@ -239,6 +239,9 @@ def _gates(gates: Any) -> Iterator[Fault]:
         here: Location = ("gates", index)
         if gate.min is None and gate.max is None:
             yield Fault(here, f"gates[{index}]: one of min or max is missing", "add min: 0.9", ())
-        elif gate.min is not None and gate.max is not None and gate.min > gate.max:
+        elif isinstance(gate.min, float) and isinstance(gate.max, float) and gate.min > gate.max:
             message = f"gates[{index}].min: {gate.min} is above max, {gate.max}"
             yield Fault((*here, "min"), message, "exchange the two", ())
+        elif gate.tolerance and "base" not in (gate.min, gate.max):
+            message = f"gates[{index}].tolerance: it is about base, which is neither min nor max"
+            yield Fault((*here, "tolerance"), message, "try max: base", ())

@@ -6,6 +6,7 @@ was found instead.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import warnings
@@ -330,6 +331,15 @@ def _countable(value: Any) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
+def parse_limit(value: Any) -> float | str:
+    """A number, or `base` for whatever the base's result has."""
+    if value == "base":
+        return "base"
+    if not _is_number(value) or not math.isfinite(value):
+        raise expected("a number or base")
+    return float(value)
+
+
 def _number_or_text(value: NodeRange | GpuRequest) -> int | str:
     text = str(value)
     return int(text) if text.isdigit() else text
@@ -377,6 +387,11 @@ Plain = Annotated[Any, BeforeValidator(plain)]
 RetryCode = Literal[
     "checkout_failed",
     "rendezvous_unreachable",
+Limit = Annotated[
+    float | Literal["base"],
+    PlainValidator(parse_limit),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"const": "base"}]}),
+]
     "connection_lost",
     "script_failed",
     "out_of_memory",

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from trainforge.config.gates import BaseResult, Verdict, change
 from trainforge.config.matrix import cell_name
 from trainforge.config.messages import Capabilities, MetricValues, Outcome
 
@@ -92,6 +93,8 @@ class JobRecord(BaseModel):
     notices: list[str] = []
     rerun_of: str = ""
     cell: dict[str, Any] = {}  # the parameters that its matrix gave it
+    gates: list[Verdict] = []  # what became of the manifest's gates; of a job that completed
+    base: BaseResult | None = None  # what it is compared with
     environment: dict[str, str] = {}  # file name -> text: lock, interpreter, hardware
     folder: str = ""  # on the results branch
 
@@ -207,6 +210,7 @@ def render_page(record: JobRecord, artifacts: list[Artifact]) -> str:
     lines += _reason(record)
     lines += _facts(record)
     lines += _failure(record)
+    lines += gate_lines(record.gates)
     lines += _metrics(record)
     if artifacts:
         lines += ["## Artifacts", "", "| file | bytes | where |", "|---|---:|---|"]
@@ -221,7 +225,7 @@ def _reason(record: JobRecord) -> list[str]:
     if not record.reason:
         return []
     several = "\n" in record.reason.strip()
-    told = ["", *_fenced(record.reason)] if several else [f"**{plain(record.code)}**: {plain(record.reason)}"]
+    told = ["", *fenced(record.reason)] if several else [f"**{plain(record.code)}**: {plain(record.reason)}"]
     lines = [f"**{plain(record.code)}**", *told, ""] if several else [*told, ""]
     return lines + ([f"What to do: {plain(record.hint)}", ""] if record.hint else [])
 
@@ -258,18 +262,38 @@ def _failure(record: JobRecord) -> list[str]:
     if record.outcome != "failed" or failed is None:
         return []
     exit_code = "" if failed.exit_code is None else f" (exit code {failed.exit_code})"
-    return [f"## Rank {failed.rank} failed first{exit_code}", "", *_fenced(failed.tail), ""]
+    return [f"## Rank {failed.rank} failed first{exit_code}", "", *fenced(failed.tail), ""]
 
 
 def _metrics(record: JobRecord) -> list[str]:
     final = {name: value for name, value in final_metrics(record.metrics).items() if name != "progress"}
     if not final:
         return []
-    lines = ["## Metrics", "", "| metric | final value |", "|---|---:|"]
-    lines += [f"| {plain(name)} | {plain(show(value))} |" for name, value in final.items()] + [""]
+    lines = ["## Metrics", "", *metric_table(final, record.base), ""]
     for name in list(final)[:6]:
         lines += _chart(name, record.metrics)
     return lines
+
+
+def metric_table(final: MetricValues, base: BaseResult | None) -> list[str]:
+    """The last values as a table; with those of the base, where there is one, and the change."""
+    if base is None:
+        rows = [f"| {plain(name)} | {plain(show(value))} |" for name, value in final.items()]
+        return ["| metric | final value |", "|---|---:|", *rows]
+    lines = [f"| metric | final value | {plain(base.branch, 80)} | change |", "|---|---:|---:|---:|"]
+    for name, value in final.items():
+        before = base.metrics.get(name)
+        shown = plain(show(before)) if before is not None else ""
+        lines.append(f"| {plain(name)} | {plain(show(value))} | {shown} | {change(value, before)} |")
+    return lines
+
+
+def gate_lines(gates: list[Verdict]) -> list[str]:
+    """The gates as a list under a heading of their own; nothing where there are none."""
+    if not gates:
+        return []
+    held = [f"- {'passed' if gate.passed else '**missed**'}: {plain(gate.words)}" for gate in gates]
+    return ["## Gates", "", *held, ""]
 
 
 def _chart(name: str, rows: list[MetricRow]) -> list[str]:
@@ -294,7 +318,7 @@ def _chart(name: str, rows: list[MetricRow]) -> list[str]:
 def _reproduce(record: JobRecord) -> list[str]:
     commands = [f"git clone {record.repository_url or record.repository} project", "cd project"]
     commands += [f"git checkout {record.commit}", "trainforge submit . --follow"]
-    return ["## Reproduce", "", *_fenced("\n".join(commands), "sh"), ""]
+    return ["## Reproduce", "", *fenced("\n".join(commands), "sh"), ""]
 
 
 # --- text from outside, made harmless -------------------------------------------------------------------
@@ -332,7 +356,8 @@ def moment(time: float) -> str:
     return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _fenced(text: str, language: str = "text") -> list[str]:
+def fenced(text: str, language: str = "text") -> list[str]:
+    """Text from outside as a code block that it cannot end."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "", text)

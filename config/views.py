@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from trainforge.config.gates import Verdict
 from trainforge.config.messages import Capabilities, JobState, Load, NodePhase, NodeState, Outcome
 
 
@@ -79,6 +80,7 @@ class JobDetail(JobSummary):
     result_missing: float | None = None  # since when its result is not on the remote any more
     timeline: list[dict[str, Any]] = []
     artifacts: list[dict[str, Any]] = []
+    gates: list[Verdict] = []  # what its result says of the manifest's gates
     notices: list[str] = []
 
 

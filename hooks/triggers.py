@@ -16,6 +16,7 @@ from fnmatch import translate
 from trainforge.config.manifest_models import Push
 
 BRANCH, TAG = "refs/heads/", "refs/tags/"
+USUAL = ("refs/heads/main", "refs/heads/master")  # what others are compared with
 MANIFEST = "trainforge.yaml"
 RESULTS_BRANCH = "trainforge-results"
 EXECUTORS_BRANCH = "trainforge-executors"

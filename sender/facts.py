@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from trainforge.config.errors import Conflict
+from trainforge.config.gates import Verdict
 from trainforge.config.messages import (
     Ended,
     FencingToken,
@@ -95,6 +96,7 @@ class Result:
     commit: str
     code: str = ""
     reason: str = ""
+    gates: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True)

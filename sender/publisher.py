@@ -5,16 +5,20 @@ Everything here runs in a worker thread.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import Conflict, ManifestError, TrainForgeError
 from trainforge.config.failpoints import failpoint
+from trainforge.config.gates import BaseResult, Verdict, judge
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import OUTCOMES, Capabilities, Outcome
 from trainforge.config.reasons import REASONS
@@ -23,13 +27,17 @@ from trainforge.config.result import (
     MetricRow,
     NodeRecord,
     commit_message,
+    final_metrics,
     result_files,
 )
 from trainforge.config.result_index import shared_files
+from trainforge.hooks import triggers
 from trainforge.hooks.results import find_local_result, find_result, write_result
 from trainforge.sender.context import Sender
 from trainforge.sender.events import Place, place_of
 from trainforge.sender.facts import Result
+
+MAX_GATES = 100
 
 
 def manifest_of(row: RowMapping) -> Manifest | None:
@@ -68,7 +76,7 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
     manifest = manifest_of(row)
     plan = row["plan"] or {}
     code = row["code"]
-    return JobRecord(
+    record = JobRecord(
         job=row["id"],
         project=row["project"],
         repository=repo.name,
@@ -105,6 +113,18 @@ def record_of(sender: Sender, job: str, outcome: Outcome | None = None) -> JobRe
         cell=row["cell"],
         folder=row["result_path"],
     )
+    record.base = base_of(sender, row)
+    if manifest is not None and record.outcome == "completed":
+        record.gates = judge(manifest.gates, final_metrics(record.metrics), record.base)
+    return record
+
+
+def base_of(sender: Sender, row: RowMapping) -> BaseResult | None:
+    """What a job is compared with: its pull request's base, else the usual branch's newest result."""
+    heads = sender.store.heads(row["repository_id"])
+    usual = next((ref for ref in triggers.USUAL if ref in heads), row["ref"])
+    wanted = sender.store.base_ref(row["repository_id"], row["commit"]) or usual
+    return sender.store.base_result(row, wanted)
 
 
 def _logs(sender: Sender, row: RowMapping, plan: dict[str, Any], *, began: bool) -> dict[str, str]:
@@ -216,5 +236,13 @@ def read_result(row: RowMapping, commit: str, data: bytes) -> tuple[Result, list
         usable = False
     if not usable:
         raise TrainForgeError(f"{row['result_path']}/result.json on the remote is not this job's result")
-    result = Result(outcome, commit, str(said.get("code", "")), str(said.get("reason", ""))[:8000])
+    gates = tuple(_verdicts(said.get("gates")))
+    result = Result(outcome, commit, str(said.get("code", "")), str(said.get("reason", ""))[:8000], gates)
     return result, [artifact for artifact in artifacts if isinstance(artifact, dict)]
+
+
+def _verdicts(said: object) -> Iterator[Verdict]:
+    """Those that can be read; somebody may have written the file by hand."""
+    for one in said[:MAX_GATES] if isinstance(said, list) else ():
+        with contextlib.suppress(ValidationError):
+            yield Verdict.model_validate(one)

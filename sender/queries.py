@@ -108,6 +108,7 @@ class Queries(OutputQueries):
                 result_missing=row["result_missing"],
                 timeline=_timeline(connection, job),
                 artifacts=row["artifacts"] or [],
+                gates=row["gates"] or [],
                 notices=_notices(row, plan),
             )
 

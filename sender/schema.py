@@ -191,6 +191,7 @@ jobs = Table(
     _text("result_reason"),
     Column("result_missing", Float),  # since when its result is not on the remote any more
     Column("artifacts", _json(), nullable=False),  # of the result: [{path, size, sha256}]
+    Column("gates", _json(), nullable=False, server_default=text("'[]'")),  # of the result: verdicts
     Column("metrics", _json(), nullable=False),  # the newest value of each
     Column("progress", Float),
     Column(

@@ -15,12 +15,14 @@ from trainforge.config.failpoints import failpoint
 from trainforge.sender.database import database_url
 from trainforge.sender.migrate import back_up, migrate
 from trainforge.sender.store_audit import AuditStore
+from trainforge.sender.store_commands import CommandStore
 from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
 from trainforge.sender.store_listing import ListingStore
 from trainforge.sender.store_notices import NoticeStore
 from trainforge.sender.store_queue import QueueStore
+from trainforge.sender.store_reports import ReportStore
 from trainforge.sender.store_results import ResultStore
 from trainforge.sender.store_schedules import ScheduleStore
 from trainforge.sender.store_secrets import SecretStore
@@ -39,6 +41,8 @@ class Store(
     DeadlineStore,
     ListingStore,
     NoticeStore,
+    ReportStore,
+    CommandStore,
 ):
     @classmethod
     def open(cls, url: str, data_dir: Path) -> Store:

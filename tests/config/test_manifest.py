@@ -85,7 +85,7 @@ retry: {max: 3, on: [lost, out_of_memory]}
 timeout: {run: 1h30m, setup: 90, queue: 2d, grace: 1.5s}
 concurrency: {group: nightly, cancel_in_progress: true}
 metrics: {primary: accuracy, mode: max, patterns: {loss: "loss=([0-9.]+)"}}
-gates: [{metric: accuracy, min: 0.9, max: 1}]
+gates: [{metric: accuracy, min: 0.9, max: 1}, {metric: loss, max: base, tolerance: 0.1}]
 artifacts: {paths: [models/*.pt], max_size: 1Gi, store: "s3://bucket/models"}
 results: {branch: results}
 secrets: [HF_TOKEN]
@@ -161,7 +161,7 @@ def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
         "artifacts.store",
         "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
-        "environment.volumes", "gates", "on.pull_request",
+        "environment.volumes", "on.pull_request",
         "training.extras",
     ]  # fmt: skip
 

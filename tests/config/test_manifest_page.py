@@ -34,6 +34,7 @@ WORDS = {
     "EnvName": "variable name",
     "Glob": "glob",
     "Gpus": "GPUs",
+    "Limit": "number or `base`",
     "Module": "module name",
     "Name": "name",
     "Nodes": "count or range",

@@ -155,6 +155,7 @@ def show_job(detail: JobDetail) -> None:
     facts += [("waits" if name == "*" else f"waits for {name}", why) for name, why in detail.waiting.items()]
     if detail.metrics:
         facts.append(("metrics", metrics_text(detail.metrics)))
+    facts += [("gate" if gate.passed else "missed gate", gate.words) for gate in detail.gates]
     if detail.result_commit:
         where = f"{detail.result_branch}:{detail.result_path}"
         gone = ", but result_missing: the remote does not have it any more" if detail.result_missing else ""
