@@ -112,10 +112,12 @@ async def watch(
         sender.store.audit, actor, "repository.watched", repo.id, {"url": repo.url}, now=sender.now()
     )
     await in_thread(note)
-    if take_over:
-        await in_thread(leading.take_over, sender, events.place_of(sender, repo))
-    await look(sender, repo.id, "watch")
-    sender.bell.ring(REPOSITORIES)
+    try:
+        if take_over:
+            await in_thread(leading.take_over, sender, events.place_of(sender, repo))
+        await look(sender, repo.id, "watch")
+    finally:  # it is watched, whatever the first look came to
+        sender.bell.ring(REPOSITORIES)
     views = await in_thread(sender.queries.repositories)
     return next(view for view in views if view.id == repo.id)
 
