@@ -42,9 +42,11 @@ def _of(request: Request) -> tuple[Sender, Person]:
 
 async def login_page(request: Request) -> Response:
     """Opening a link changes nothing: programs open links too."""
+    sender: Sender = request.app.state.sender
     link = request.query_params.get("link", "")
+    name = await in_thread(sender.people.link_name, link, sender.now()) if link else ""
     wanted = local_page(request.query_params.get("next"))
-    return render(request, "login.html", link=link, next=wanted, name="", problem="")
+    return render(request, "login.html", link=link, next=wanted, name=name, problem="")
 
 
 async def login(request: Request) -> Response:
@@ -61,7 +63,8 @@ async def login(request: Request) -> Response:
     except (NotTrusted, NotFound, TooMany, MessageInvalid) as error:
         link = form.get("link", "") if isinstance(error, MessageInvalid) else ""
         said = f"{error.message}; {error.hint}" if error.hint else error.message
-        shown = {"link": link, "next": wanted, "name": form.get("name", "")[:80], "problem": said}
+        name = form.get("username" if link else "name", "")[:80]
+        shown = {"link": link, "next": wanted, "name": name, "problem": said}
         status = 401 if isinstance(error, NotFound) else error.status
         page = render(request, "login.html", status=status, **shown)
         page.headers.update(retry_header(error))

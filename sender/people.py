@@ -288,6 +288,14 @@ class People:
             name = c.execute(sa.select(users.c.name).where(users.c.id == user)).scalar()
         return str(name) if name is not None else None
 
+    def link_name(self, secret: str, now: float) -> str:
+        """Whom a link would log in; empty where it works no more. The link is as good as before."""
+        t = login_links.c
+        mine = (t.digest == digest_secret(secret[:MAX_SECRET]), t.used.is_(None), t.expires > now)
+        query = sa.select(users.c.name).join_from(login_links, users, users.c.id == t.user_id).where(*mine)
+        with self._database.read() as c:
+            return str(c.execute(query).scalar() or "")
+
     # --- sessions -------------------------------------------------------------------------------------
 
     def new_session(self, name: str, now: float, *, how: str, replaces: str = "") -> str:

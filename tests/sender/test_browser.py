@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import http.server
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright import sync_api
 
 from support.hostile import PAYLOADS, HostileSite
 from support.web import Web, web
 
-CHROMIUM = shutil.which("chromium")
 WORDS = "four quite unrelated words"
 ATTACK = """<!doctype html><title>evil</title>
 <form id=f method=post action="{url}{path}"{enctype}>{fields}</form>
@@ -26,20 +23,6 @@ FETCH = """async ([url, mode]) => {
   if (mode === "cors") init.headers = {"Content-Type": "application/json", "X-CSRF-Token": "x"};
   try { const answer = await fetch(url, init); return answer.status; } catch { return -1; }
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    arguments = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-    ]
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +49,8 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def _log_in(browser: Any, site: Web, name: str = "ada") -> Any:
-    context = browser.new_context()
+def _log_in(chromium: Any, site: Web, name: str = "ada") -> Any:
+    context = chromium.new_context()
     page = context.new_page()
     page.goto(f"{site.url}/login?link={site.sender.people.new_link(site.sender.now(), name)}")
     page.get_by_role("button", name="Log in").click()
@@ -75,12 +58,13 @@ def _log_in(browser: Any, site: Web, name: str = "ada") -> Any:
     return page
 
 
-def test_a_person_is_invited_sets_a_password_and_acts(browser: Any, site: Web) -> None:
+def test_a_person_is_invited_sets_a_password_and_acts(chromium: Any, site: Web) -> None:
     job = site.add_job()
     link = site.ask("POST", "/api/users", json={"name": "otto", "role": "operator"}).json()["url"]
-    context = browser.new_context()
+    context = chromium.new_context()
     page = context.new_page()
     page.goto(link)
+    assert page.locator("input[autocomplete=username]").input_value() == "otto"  # for password managers
     page.get_by_label("New password").fill(WORDS)
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url(f"{site.url}/jobs")
@@ -102,9 +86,9 @@ def test_a_person_is_invited_sets_a_password_and_acts(browser: Any, site: Web) -
     context.close()
 
 
-def test_another_origins_page_changes_nothing(browser: Any, site: Web, evil: tuple[Path, str]) -> None:
+def test_another_origins_page_changes_nothing(chromium: Any, site: Web, evil: tuple[Path, str]) -> None:
     folder, origin = evil
-    page = _log_in(browser, site)
+    page = _log_in(chromium, site)
     job = site.add_job()
     before = site.sender.store.audit_rows()
     forms = [
@@ -136,10 +120,10 @@ def test_another_origins_page_changes_nothing(browser: Any, site: Web, evil: tup
 
 
 def test_no_page_can_be_framed_or_read_by_another_origin(
-    browser: Any, site: Web, evil: tuple[Path, str]
+    chromium: Any, site: Web, evil: tuple[Path, str]
 ) -> None:
     folder, origin = evil
-    page = _log_in(browser, site)
+    page = _log_in(chromium, site)
     (folder / "frame.html").write_text(f'<!doctype html><iframe src="{site.url}/account"></iframe>')
     page.goto(f"{origin}/frame.html")
     page.wait_for_load_state("networkidle")
@@ -149,10 +133,10 @@ def test_no_page_can_be_framed_or_read_by_another_origin(
     page.context.close()
 
 
-def test_hostile_texts_do_nothing_in_a_browser(browser: Any, tmp_path: Path) -> None:
+def test_hostile_texts_do_nothing_in_a_browser(chromium: Any, tmp_path: Path) -> None:
     with web(tmp_path) as site:
         hostile = HostileSite(site)
-        page = _log_in(browser, site)
+        page = _log_in(chromium, site)
         asked: list[str] = []
         spoken: list[str] = []
         page.on("request", lambda request: asked.append(request.url))

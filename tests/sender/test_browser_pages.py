@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright import sync_api
 
-from support.browser import ARGUMENTS, PATIENCE_MS, faults, opened
+from support.browser import check_looks, opened
 from support.compat import PLUGIN, add_plugin, gpu_machine
 from support.waiting import wait_for
 from support.web import Web, web
 
-LOOKS = [("light", 1280), ("dark", 390)]  # each light and each width once
 RECORDER = """window.told = [];
 window.Notification = class { constructor(title, more) { window.told.push(title); }
   static permission = "default"; static requestPermission() { this.permission = "granted"; } };"""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api.expect.set_options(timeout=PATIENCE_MS)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,37 +40,26 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
 
 
 def test_no_page_has_a_fault_for_axe(chromium: Any, site: Web) -> None:
-    pictures = os.environ.get("TRAINFORGE_SCREENSHOTS", "")
     alpha = site.sender.queries.executor("alpha", 0).id
-    paths = ["/jobs", "/queue", "/executors?view=table", "/executors?view=grid", f"/executors/{alpha}"]
-    paths += ["/executors/add", "/events", f"/new?repository={PLUGIN}&ref=refs/heads/main", "/settings"]
-    paths += ["/settings/secrets", "/settings/people", "/settings/audit?verify=1"]
+    paths = {name: f"/{name}" for name in ("jobs", "queue", "events", "settings", "account")}
+    paths |= {f"settings-{part}": f"/settings/{part}" for part in ("secrets", "people", "audit?verify=1")}
+    paths |= {"executors-table": "/executors?view=table", "executors-grid": "/executors?view=grid"}
+    paths |= {"executor": f"/executors/{alpha}", "executor-add": "/executors/add"}
+    paths |= {"new": f"/new?repository={PLUGIN}&ref=refs/heads/main"}
     with opened(chromium, site) as page:
-
-        def check(name: str) -> None:
-            page.evaluate("() => document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            for scheme, width in LOOKS:
-                page.emulate_media(color_scheme=scheme)
-                page.set_viewport_size({"width": width, "height": 900})
-                if pictures:
-                    file = name.strip("/").split("?")[0].replace("/", "-")
-                    page.screenshot(path=Path(pictures) / f"{file}-{scheme}.png", full_page=True)
-                assert faults(page) == [], f"{name} {scheme} {width}"
-                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} {width}"
-
-        for path in paths:
+        for name, path in paths.items():
             page.goto(site.url + path)
-            check(path)
+            check_looks(page, name)
         page.goto(f"{site.url}/new?repository={PLUGIN}&ref=refs/heads/main")
         page.get_by_label("GPUs per machine").fill("8")
         page.get_by_role("button", name="Show the plan").click()
         page.wait_for_url(f"{site.url}/new/*")
-        check("/plan")
+        check_looks(page, "plan")
         page.goto(f"{site.url}/executors/add")
         page.get_by_label("Name").fill("axe")
         page.get_by_role("button", name="Show the line").click()
         page.get_by_text("Paste this on axe").wait_for()
-        check("/line")
+        check_looks(page, "line")
 
 
 def test_a_machine_is_greeted_and_a_job_appears_without_loading_again(chromium: Any, site: Web) -> None:
@@ -101,7 +77,7 @@ def test_a_machine_is_greeted_and_a_job_appears_without_loading_again(chromium: 
         value = chosen.get_attribute("value")
         site.add_job(subject="A fresh one")
         page.get_by_text("A fresh one").wait_for()
-        assert page.locator(f"input[value={value}]").is_checked()
+        assert page.locator(f"input[value='{value}']").is_checked()
 
 
 def test_the_end_of_a_job_is_told_once_and_only_after_a_click(chromium: Any, site: Web) -> None:

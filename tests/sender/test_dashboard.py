@@ -3,34 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright import sync_api
 
+from support.browser import check_looks, opened
 from support.lively import Lively
 from support.waiting import wait_for
-from support.web import Web, web
+from support.web import web
 
-AXE = Path(__file__).parents[1] / "npm" / "node_modules" / "axe-core" / "axe.min.js"
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-LOOKS = [("light", 1280), ("dark", 390)]  # each light and each width once
-PATIENCE_MS = 30_000  # where many tests share the machine
 ABOVE = "document.getElementById('log').scrollTop"
 ROWS = "document.querySelectorAll('#log > div').length"
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    sync_api.expect.set_options(timeout=PATIENCE_MS)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,43 +25,18 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lively]:
         yield Lively(site)
 
 
-@contextmanager
-def opened(chromium: Any, site: Web, **look: Any) -> Iterator[Any]:
-    """A page of somebody who is logged in; fails where the browser's console has anything to say."""
-    context = chromium.new_context(**look)
-    page, said = context.new_page(), []
-    page.set_default_timeout(PATIENCE_MS)
-    with site.log_in() as client:
-        context.add_cookies(
-            [{"name": one.name, "value": one.value, "url": site.url} for one in client.cookies.jar]
-        )
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    yield page
-    context.close()
-    assert said == []
-
-
-def _faults(page: Any) -> list[str]:
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    return [f"{one['id']}: {one['nodes'][0]['target']}" for one in found["violations"]]
-
-
 def test_no_page_has_a_fault_for_axe(chromium: Any, lively: Lively) -> None:
     several = f"/compare?jobs={lively.old}&jobs={lively.other}&jobs={lively.running}"
     job = f"/jobs/{lively.running}"
     with opened(chromium, lively.site) as page:
-        for path in (job, f"{job}/log?level=error", f"/jobs/{lively.old}/again", several):
+        again = f"/jobs/{lively.old}/again"
+        for name, path in {
+            "job": job, "log": f"{job}/log?level=error", "again": again, "compare": several,
+        }.items():  # fmt: skip
             page.goto(lively.site.url + path)
             if "/log" not in path and "/again" not in path:
                 page.locator("figure canvas").first.wait_for()
-            page.evaluate("() => document.querySelectorAll('details').forEach(one => { one.open = true; })")
-            for scheme, width in LOOKS:
-                page.emulate_media(color_scheme=scheme)
-                page.set_viewport_size({"width": width, "height": 900})
-                assert _faults(page) == [], f"{path} {scheme} {width}"
-                assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} {width}"
+            check_looks(page, name)
 
 
 def test_charts_live_and_can_be_kept(chromium: Any, lively: Lively) -> None:
@@ -110,7 +71,8 @@ def test_a_long_log_is_a_window_that_follows_filters_and_pages(chromium: Any, li
         sync_api.expect(log.locator("div").last).to_contain_text("burst 4999")
         assert page.evaluate(ROWS) <= 600
         for _ in range(6):  # back through the pages, by the keyboard as a reader would
-            log.press("Home")
+            with page.expect_response("**/logs?**before=**"):
+                log.press("Home")
             wait_for("older lines above", lambda: page.evaluate(ABOVE) > 400)
         assert page.evaluate(ROWS) <= 600
         assert not follow.is_checked()
