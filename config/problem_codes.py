@@ -65,6 +65,30 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     ),
     "conflict": ProblemCode((409,), "true a moment ago, no longer", "look at it again, then decide"),
     "too_large": ProblemCode((413,), "the body is larger than is read here", "send less at once"),
+    "bundle_malformed": ProblemCode((422,), "the file is no ZIP, or not one alone", "zip the project again"),
+    "bundle_contradiction": ProblemCode(
+        (422,), "an entry of the ZIP is not what its directory says", "zip the project again"
+    ),
+    "bundle_overlap": ProblemCode(
+        (422,), "the ZIP's entries overlap, or data lie between them", "zip the project again"
+    ),
+    "bundle_empty": ProblemCode((422,), "there is no file in the ZIP", "zip the project's files"),
+    "bundle_path": ProblemCode(
+        (422,), "an entry's name is not one path inside the project everywhere", "rename it, and zip again"
+    ),
+    "bundle_duplicate": ProblemCode(
+        (422,), "two entries have one name, for some systems at least", "rename one, and zip again"
+    ),
+    "bundle_git": ProblemCode(
+        (422,), "the ZIP has files of a git repository itself", "leave `.git` and `.gitmodules` out"
+    ),
+    "bundle_special": ProblemCode((422,), "the ZIP has links or devices", "zip the files that they lead to"),
+    "bundle_encrypted": ProblemCode((422,), "the ZIP has a password", "zip it without one"),
+    "bundle_compression": ProblemCode((422,), "the ZIP is packed in an unusual way", "use deflate"),
+    "bundle_timeout": ProblemCode((422,), "the ZIP takes too long to read", "put less into it"),
+    "bundle_too_large": ProblemCode(
+        (413,), "the ZIP has too much in it, packed or unpacked", "leave data sets to `data:` in the manifest"
+    ),
     "too_many": ProblemCode((429,), "more requests than are answered", "wait as long as `Retry-After` says"),
     "internal": ProblemCode((500,), "TrainForge itself failed", "report it, with the sender's log"),
     "unreachable": ProblemCode(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trainforge.config.messages import CommitId, Name
-from trainforge.sender import actions, changes, secrets_api, streams, trust_api, workflows
+from trainforge.sender import actions, bundles, changes, secrets_api, streams, trust_api, uploads, workflows
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.people import Person
@@ -84,6 +84,13 @@ async def list_jobs(request: Request) -> Response:
 
 
 async def submit_job(request: Request) -> Response:
+    """Train a commit; or, of a form, the ZIP that comes with it."""
+    if uploads.is_upload(request):
+        sender, person = _sender(request), request.state.person
+        upload = await uploads.receive(request, sender.settings.max_bundle)
+        with upload.file:
+            form = bundles.read_ask(upload.fields)
+            return dump(await bundles.train(sender, form, upload, person))
     ask = await read_model(request, SubmitAsk)
     check_submit(request.state.person, ask.repository, ask.commit, ask.ref)
     return dump(await actions.submit(_sender(request), **ask.model_dump()))

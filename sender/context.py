@@ -63,6 +63,8 @@ class Sender:
     led: dict[str, str] = field(default_factory=dict)
     led_by_others: dict[str, str] = field(default_factory=dict)
     fence: Fence | None = None
+    # Each unpacks an upload in a thread of those that requests are served with.
+    unpacking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     def __post_init__(self) -> None:
         self.disk = Disk(self.data_dir, self.settings.disk_low)

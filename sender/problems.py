@@ -104,12 +104,7 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
     Raises:
         TooLarge: announced, or turned out, longer.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
-        await _let_finish(request)
-        raise TooLarge(
-            f"the request has {announced[:20]} bytes, more than the {limit} allowed", hint="send less at once"
-        )
+    await refuse_announced(request, limit)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -117,6 +112,17 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
             await _let_finish(request)
             raise TooLarge(f"the request has more than the {limit} bytes allowed", hint="send less at once")
     return bytes(body)
+
+
+async def refuse_announced(request: Request, limit: int) -> None:
+    """Raises TooLarge for a body that is announced with more than `limit` bytes, before any of it is read."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+        if "expect" not in request.headers:  # who asks first has sent nothing yet
+            await _let_finish(request)
+        raise TooLarge(
+            f"the request has {announced[:20]} bytes, more than the {limit} allowed", hint="send less at once"
+        )
 
 
 async def _let_finish(request: Request) -> None:
@@ -190,6 +196,17 @@ def _invalid(error: ValidationError) -> MessageInvalid:
 def dump(value: BaseModel | dict[str, Any]) -> Response:
     """A JSON answer; what is not a finite number becomes null, as JSON knows no other."""
     return Response(to_json(value, inf_nan_mode="null"), media_type="application/json")
+
+
+def text_of(data: bytes) -> str:
+    """Text of a form, that a database can hold. Raises MessageInvalid."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise MessageInvalid("the form contains text that is not UTF-8") from error
+    if "\0" in text:
+        raise MessageInvalid("the form contains NUL")
+    return text
 
 
 async def read_form(request: Request, limit: int = 64 * 1024) -> dict[str, str]:
