@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from trainforge.config.containers import allows, parse_volume
 from trainforge.config.document import plain, read_document
 from trainforge.config.errors import Place, SettingsError
 from trainforge.config.isolation import Level
@@ -45,6 +46,7 @@ class Policy(BaseModel):
     launchers: Patterns = None
     images: Patterns = None  # a job without an image is held to `native`
     native: bool = True  # whether jobs may train outside of a container
+    volumes: Patterns = None  # folders that containers may be shown, `/data` or `/scratch:rw`; none else
     network: Literal["full", "none"] = "full"  # `none`: only jobs that ask for none
     isolation: Level = "process"  # how far jobs are kept apart at least, whatever they ask for
     max_time: Annotated[float, BeforeValidator(_duration), Field(gt=0)] | None = None
@@ -61,6 +63,7 @@ class Policy(BaseModel):
         return str(Place(self.file, self.lines.get(rule))) if self.file else ""
 
 
+NO_RULES = Policy()
 RULES = tuple(name for name in Policy.model_fields if name not in {"file", "lines"})
 
 
@@ -73,6 +76,7 @@ class Asked:
     ref: str | None = None
     launcher: str | None = None
     image: str | None = None
+    volumes: tuple[str, ...] = ()
     network: str | None = None
     isolation: Level | None = None
     time: float | None = None
@@ -85,8 +89,7 @@ class Asked:
 
 def refusal(policy: Policy | None, asked: Asked) -> str:
     """Which rule forbids this, where it stands and what it is; empty when none does."""
-    if policy is None:
-        return ""
+    policy = policy or NO_RULES
     for rule, said in _broken(policy, asked):
         where = policy.place(rule)
         return f"{said} ({where}: {rule})" if where else f"{said} (rule {rule})"
@@ -113,6 +116,10 @@ def _ways(policy: Policy, asked: Asked) -> Iterator[tuple[str, str]]:
         yield "native", "the policy allows training in containers only"
     if asked.image is not None and not _named(policy.images, asked.image):
         yield "images", f"the policy does not allow the image {asked.image}"
+    for volume in map(parse_volume, asked.volumes):
+        if not allows(policy.volumes, volume):
+            how = "be written to" if volume.write else "be read"
+            yield "volumes", f"the policy does not let {volume.source} {how} by containers"
     if policy.network == "none" and asked.network != "none":
         yield "network", "the policy allows no network: environment.network must be none"
 
@@ -145,8 +152,9 @@ def asked_of(
         ref=ref,
         launcher=manifest.training.launcher,
         image=around.image or around.dockerfile,
+        volumes=tuple(around.volumes),
         network=around.network,
-        isolation=around.isolation,
+        isolation="container" if around.contained else around.isolation,
         time=manifest.timeout.run,
         memory=wants.memory,
         gpus=gpus,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import shutil
@@ -15,11 +16,13 @@ from pathlib import Path
 from trainforge.config.errors import SettingsError
 from trainforge.config.isolation import Isolation, Level
 from trainforge.config.settings import ExecutorSettings
-from trainforge.executor import cgroups, sandbox
+from trainforge.executor import cgroups, container, engine, sandbox
+from trainforge.executor.engine import Engine, EngineFailed
 from trainforge.executor.launch import RANK_PROGRAM
 
 USERS = range(61184, 65520)  # those that systemd gives to services of no account
 TRY_S = 20
+CONTAINER_S = 60
 ALL = {"memory", "cpu", "pids"}
 OWN_USER = "only root can give a job a user of its own"
 
@@ -36,6 +39,8 @@ class Abilities:
     python: tuple[Path, ...]
     prlimit: bool
     no_new_rights: tuple[str, ...]
+    no_container: str = "no engine was looked for"
+    engine: Engine | None = None
 
     def own_user(self, level: Level) -> bool:
         return not (self.no_own_user if level == "process" else self.no_user)
@@ -48,6 +53,7 @@ class Abilities:
             lacks["sandbox"] = self.no_sandbox
         else:
             levels.append("sandbox")
+        self._show_containers(levels, lacks, settings)
         if self.no_own_user:
             lacks["a user of its own at process"] = self.no_own_user
         missing = ALL - self.parents.folders.keys()
@@ -55,14 +61,34 @@ class Abilities:
             lacks[f"bounds by control groups on {', '.join(sorted(missing))}"] = (
                 "the system lets us make none"
             )
-        usual: Level = levels[-1] if settings.isolation == "auto" else settings.isolation
+        strict: list[Level] = [level for level in levels if level != "container"]  # which needs an image
+        usual: Level = strict[-1] if settings.isolation == "auto" else settings.isolation
         return Isolation(
+            engine=self.engine.words if self.engine else "",
+            image=settings.container_image,
+            gpus=bool(self.engine and self.engine.gpus),
             usual=usual,
             levels=levels,
             own_user=not self.no_own_user,
             bounded=sorted(self.parents.folders),
             lacks=lacks,
         )
+
+    def _show_containers(
+        self, levels: list[Level], lacks: dict[str, str], settings: ExecutorSettings
+    ) -> None:
+        if self.engine is None or self.no_container:
+            if settings.container_engine != "none":
+                lacks["container"] = self.no_container
+            return
+        levels.append("container")
+        if missing := ALL - set(self.engine.bounded):
+            what = f"bounds of containers on {', '.join(sorted(missing))}"
+            lacks[what] = f"{self.engine.words} cannot set any here"
+        if not self.engine.network:
+            lacks["a network of their own for containers"] = "the engine has none, so they have the machine's"
+        if not self.engine.gpus and Path("/dev/nvidiactl").exists():
+            lacks["GPUs in containers"] = engine.NO_GPUS
 
 
 def check(settings: ExecutorSettings) -> None:
@@ -71,14 +97,20 @@ def check(settings: ExecutorSettings) -> None:
     if settings.isolation == "sandbox" and has.no_sandbox:
         hint = "install bubblewrap (apt-get install bubblewrap), or set isolation: process"
         raise SettingsError(f"isolation: sandbox does not work here: {has.no_sandbox}", hint=hint)
+    if settings.isolation == "container" and not settings.container_image:
+        hint = "such as container_image: pytorch/pytorch:2.6.0"
+        raise SettingsError("isolation: container needs container_image", hint=hint)
+    if settings.isolation == "container" and has.no_container:
+        hint = "install Docker or Podman, or set isolation: sandbox"
+        raise SettingsError(f"isolation: container does not work here: {has.no_container}", hint=hint)
 
 
 def abilities(settings: ExecutorSettings) -> Abilities:
-    return _abilities(settings.data_dir, settings.job_user)
+    return _abilities(settings.data_dir, settings.job_user, settings.container_engine)
 
 
 @functools.cache
-def _abilities(data_dir: Path, job_user: str) -> Abilities:
+def _abilities(data_dir: Path, job_user: str, wanted: str) -> Abilities:
     root = os.geteuid() == 0
     setpriv, program = shutil.which("setpriv"), shutil.which("bwrap")
     no_user = "" if root else OWN_USER
@@ -100,7 +132,9 @@ def _abilities(data_dir: Path, job_user: str) -> Abilities:
     )
     no_sandbox = found.no_sandbox or _try_sandbox(found)
     no_own_user = no_user or _try_user(data_dir)
-    return Abilities(**{**vars(found), "no_sandbox": no_sandbox, "no_own_user": no_own_user})
+    no_container, usable = _find_engine(wanted, bool(no_user))
+    tried = {"no_sandbox": no_sandbox, "no_own_user": no_own_user, "no_container": no_container}
+    return Abilities(**{**vars(found), **tried, "engine": usable})
 
 
 _NO_GROUPS = cgroups.Parents(2, {})
@@ -163,3 +197,78 @@ def _trying(argv: list[str]) -> str:
         return str(error)[:300]
     words = done.stderr.strip().splitlines()
     return "" if done.returncode == 0 else (words[-1] if words else f"it exited with {done.returncode}")[:300]
+
+
+# --- containers -----------------------------------------------------------------------------------------
+
+# What a shell can tell of where it is: exit statuses, with what they mean.
+TELLS = {
+    11: "what it is shown to write to cannot be written to",
+    12: "the image's own files can be written to",
+    13: "it keeps rights of root",
+    14: "it may gain new rights",
+}
+LOOK = """\
+read said; test "$said" = hello || exit 10
+: > "$1/it" || exit 11
+(: > /it) 2>/dev/null && exit 12
+while read -r name value rest; do case $name in
+CapEff:|CapBnd:) test "$value" = 0000000000000000 || exit 13;;
+NoNewPrivs:) test "$value" = 1 || exit 14;;
+esac; done < /proc/self/status
+"""
+
+
+def _find_engine(wanted: str, ours: bool) -> tuple[str, Engine | None]:
+    """The first engine in which a container really runs as it has to; else why there is none."""
+    if wanted == "none":
+        return "container_engine: none", None
+    why = []
+    kinds: list[engine.Kind] = ["docker", "podman"]
+    for kind in kinds if wanted == "auto" else [kind for kind in kinds if kind == wanted]:
+        try:
+            found = engine.find(kind, os.environ)
+            return "", _try_engine(found, os.geteuid() if ours else USERS[0])
+        except EngineFailed as error:
+            why.append(f"{kind}: {str(error).removeprefix(f'{kind} ')}")
+    return "; ".join(why)[:300], None
+
+
+def _try_engine(found: Engine, user: int) -> Engine:
+    """Run a container like a job's; without a network of its own where the engine has none.
+
+    Raises:
+        EngineFailed: none runs, or it is not kept apart.
+    """
+    image = engine.try_image(found)
+    try:
+        _try_container(found, image, user, "")
+    except EngineFailed as first:
+        try:
+            _try_container(found, image, user, "host")
+        except EngineFailed:
+            raise first from None
+        return dataclasses.replace(found, network=False)
+    return found
+
+
+def _try_container(found: Engine, image: str, user: int, network: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="tf-try-") as name:
+        folder = Path(name)
+        os.chown(folder, user, -1)
+        view = container.View(
+            name=f"trainforge-try-{folder.name[-8:].strip('-_')}", node="try", cwd=folder, home=folder,
+            user=user, write=(folder,), network=network, memory=2**28, cpus=1.0, pids=50,
+        )  # fmt: skip
+        program = ["/bin/sh", "-c", LOOK, "sh", name]
+        try:
+            found.call(
+                *container.arguments(found, image, view, program), given=b"hello\n", timeout=CONTAINER_S
+            )
+        except EngineFailed as error:
+            number = str(error).rpartition("exited with ")[2]
+            raise EngineFailed(
+                TELLS.get(int(number), str(error)) if number.isdigit() else str(error)
+            ) from None
+        if not found.rootless and (folder / "it").stat().st_uid != user:
+            raise EngineFailed("who writes in a container is somebody else outside")

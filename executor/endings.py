@@ -104,10 +104,21 @@ def _asked(done: Exit, stop: StopOrder | None, run_timeout: float | None) -> tup
         return "lost", "the training's supervisor was killed"
     if done.stopped == "timeout_run":
         return "timeout_run", f"the training took longer than timeout.run, {run_timeout or 0:g} s"
+    return _limited(done) or _STOPPED.get(done.stopped)
+
+
+def _limited(done: Exit) -> tuple[str, str] | None:
+    """Which of the machine's limits was reached."""
     if done.stopped == "memory_limit":
         used, most = done.peak_memory_bytes / 1e9, done.memory_limit / 1e9
         return "memory_limit", f"the training used {used:.2f} of the {most:g} GB that this machine gives jobs"
-    return _STOPPED.get(done.stopped)
+    if done.stopped == "disk_limit":
+        used, most = done.peak_disk_bytes / 1e9, done.disk_limit / 1e9
+        return "disk_limit", f"the job's files took {used:.2f} GB, this machine gives a job {most:g} GB"
+    if done.stopped == "log_limit":
+        used, most = done.log_bytes / 2**20, done.log_limit / 2**20
+        return "log_limit", f"the job printed {used:.1f} MiB, this machine takes {most:g} MiB"
+    return None
 
 
 def _failed(code: int | None, reason_code: str, reason: str, tail: str, reported: int | None) -> Ended:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pwd
+import secrets
 import shutil
 import tempfile
 import threading
@@ -19,13 +20,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from trainforge.config.containers import Mount, parse_volume
 from trainforge.config.errors import NodeFailed
 from trainforge.config.isolation import Level, demanded, lacking, strictest
 from trainforge.config.manifest import Manifest
 from trainforge.config.policy import Policy
 from trainforge.config.settings import ExecutorSettings
-from trainforge.executor import cgroups, gpu_devices, sandbox, untrusted
+from trainforge.executor import cgroups, container, containing, gpu_devices, sandbox, untrusted
 from trainforge.executor.abilities import USERS, Abilities, abilities
+from trainforge.executor.engine import LABEL, Engine
 from trainforge.executor.limits import Limits
 from trainforge.executor.supervisor import write_atomically
 
@@ -46,20 +49,30 @@ class Chosen:
     user: int = -1
     tmp: str = ""
     gpus: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
+    together: bool = False  # whether several nodes have to find each other
 
 
-def choose(has: Abilities, settings: ExecutorSettings, policy: Policy | None, manifest: Manifest) -> Level:
+def choose(
+    has: Abilities,
+    settings: ExecutorSettings,
+    policy: Policy | None,
+    manifest: Manifest,
+    gpus: Sequence[str] = (),
+) -> Level:
     """The strictest of what the job, the machine's owner and the machine's settings say.
 
     Raises:
         NodeFailed: `policy_refused`, when that cannot be enforced here.
     """
     around = manifest.environment
-    needs = strictest([demanded(around.isolation, around.network), policy.isolation if policy else "process"])
+    least: Level = "container" if around.contained else around.isolation
+    needs = strictest([demanded(least, around.network), policy.isolation if policy else "process"])
     shown = has.shown(settings)
-    if why := lacking(shown, needs):
+    if why := lacking(shown, needs, image=bool(around.image or around.dockerfile), gpus=len(gpus)):
         raise NodeFailed(f"{settings.name}: {why}", code="policy_refused")
-    return strictest([needs, shown.usual])
+    strict = strictest([needs, shown.usual])
+    return strict if strict in shown.levels else "container"  # in the image that this machine has for all
 
 
 class Bare:
@@ -98,14 +111,15 @@ class Walls:
         self.folder = folder
         self.settings = settings
         self.chosen = self._read()
-        self.group = cgroups.Group(f"trainforge-{_short(folder)}", abilities(settings).parents)
+        self.short = _short(folder)
+        self.group = cgroups.Group(f"trainforge-{self.short}", abilities(settings).parents)
 
     def _read(self) -> Chosen:
         try:
             data = json.loads((self.folder / NOTE).read_text())
         except FileNotFoundError:
             return Chosen()
-        return Chosen(**data | {"gpus": tuple(data["gpus"])})
+        return Chosen(**data | {name: tuple(data.get(name, ())) for name in ("gpus", "volumes")})
 
     @property
     def apart(self) -> bool:
@@ -115,7 +129,21 @@ class Walls:
     def user(self) -> int | None:
         return None if self.chosen.user < 0 else self.chosen.user
 
-    def build(self, manifest: Manifest, policy: Policy | None, gpus: Sequence[str]) -> None:
+    @property
+    def contained(self) -> bool:
+        return self.chosen.level == "container"
+
+    @property
+    def engine(self) -> Engine:
+        """Raises NodeFailed where there is none any more."""
+        has = abilities(self.settings)
+        if has.engine is None:
+            raise NodeFailed(f"{self.settings.name}: {has.no_container}", code="container_failed")
+        return has.engine
+
+    def build(
+        self, manifest: Manifest, policy: Policy | None, gpus: Sequence[str], *, nodes: int = 1
+    ) -> None:
         """Decide, write down, and make what a job needs of its own.
 
         Raises:
@@ -124,13 +152,14 @@ class Walls:
         if (self.folder / NOTE).exists():
             return
         has = abilities(self.settings)
-        level = choose(has, self.settings, policy, manifest)
+        level = choose(has, self.settings, policy, manifest, gpus)
         own = has.own_user(level)
         with _choosing:
             user = _free_user(self.folder) if own else -1
             tmp = "" if level != "process" else tempfile.mkdtemp(prefix="tf-")
             network = manifest.environment.network != "none"
-            self.chosen = Chosen(level, network, user, tmp, tuple(gpus))
+            volumes = tuple(manifest.environment.volumes)
+            self.chosen = Chosen(level, network, user, tmp, tuple(gpus), volumes, nodes > 1)
             write_atomically(self.folder / NOTE, asdict(self.chosen))
         scratch = [self.folder / "scratch" / name for name in ("home", "tmp")]
         for path in scratch:
@@ -173,6 +202,8 @@ class Walls:
 
         `as_us` is for programs that are not the job's, and only read what it wrote.
         """
+        if self.contained:
+            return self._container(cwd, write, read, network)
         has = abilities(self.settings)
         user = None if as_us else self.user
         bounded = self._bounded(user)
@@ -197,6 +228,48 @@ class Walls:
         )
         return bounded + sandbox.argv(has.system, view)
 
+    def _container(
+        self, cwd: Path, write: Sequence[Path], read: Sequence[Path], network: bool | None
+    ) -> list[str]:
+        """A program of this node's that stands for a container of its own."""
+        image = containing.kept_image(self.folder)
+        assert image is not None  # noqa: S101 - prepared before anything of the job's is run
+        connected = self.chosen.network if network is None else network
+        bounds, shared = self._bounds(), self.settings.shared_folders
+        (self.folder / "scratch" / "home").mkdir(parents=True, exist_ok=True)
+        view = container.View(
+            name=f"trainforge-{self.short}-{secrets.token_hex(4)}",
+            node=self.short,
+            cwd=cwd,
+            home=self.folder / "scratch" / "home",
+            user=os.geteuid() if self.user is None else self.user,
+            write=sandbox.outermost(write),
+            read=sandbox.outermost([path for path in (*shared, *read) if path.exists()]),
+            volumes=self._volumes(),
+            network=("" if self.engine.network and not self.chosen.together else "host")
+            if connected
+            else "none",
+            gpus=self.chosen.gpus,
+            memory=bounds.memory,
+            cpus=bounds.cpus,
+            cores=Limits.of(self.settings).cpus,
+            pids=bounds.pids,
+            shm=bounds.memory or sandbox.SHM * 8,
+        )
+        return containing.before(self.folder, self.engine, image, view)
+
+    def _volumes(self) -> tuple[Mount, ...]:
+        """Those the job names, as the folders that they lead to; the policy was asked with their names.
+
+        Raises:
+            NodeFailed: `policy_refused`: one leads elsewhere, or to what no job may have.
+        """
+        found = [parse_volume(text) for text in self.chosen.volumes]
+        for volume in found:
+            if why := containing.forbidden(Path(volume.source), self.settings.data_dir):
+                raise NodeFailed(f"{self.settings.name}: {volume.source} {why}", code="policy_refused")
+        return tuple(found)
+
     def _bounded(self, user: int | None) -> list[str]:
         limits = ["prlimit", "--core=0"]
         if user is not None:  # of all that the user runs, which is this job alone
@@ -215,6 +288,8 @@ class Walls:
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
         """The variables as they are within: a home and a temporary folder of the job's own."""
         made = dict(env)
+        if self.contained:
+            return containing.variables(made, containing.kept_image(self.folder))
         if self.apart:
             made |= {"HOME": sandbox.HOME, "TMPDIR": "/tmp", "USER": "job", "LOGNAME": "job"}  # noqa: S108
             shown = [*self.settings.shared_folders, *map(Path, sandbox.SYSTEM)]
@@ -231,19 +306,33 @@ class Walls:
     def words(self) -> str:
         """For the job's timeline and result."""
         parts = [f"isolation: {self.chosen.level}"]
+        if self.contained and (image := containing.kept_image(self.folder)):
+            parts = [f"isolation: container ({self.engine.words}), {image.name}, {image.digest or image.id}"]
         if self.user is not None:
             parts.append("a user of its own")
         if not self.chosen.network:
             parts.append("no network")
         return ", ".join(parts)
 
+    def scratch(self) -> list[Path]:
+        """What it has to write to besides its own folders."""
+        return [self.folder / "scratch", *([Path(self.chosen.tmp)] if self.chosen.tmp else [])]
+
+    def end(self, before: Sequence[str]) -> list[str]:
+        """The command that ends what the program behind `before` began; empty where none is needed."""
+        return containing.end(list(before)) if self.contained else []
+
     # --- the end ---------------------------------------------------------------------------------------
 
     def out_of_memory(self) -> bool:
+        if self.contained:
+            return bool(containing.told(self.folder).get("oom"))
         return self.group.out_of_memory()
 
     def remove(self) -> None:
         """Once all programs of the job have ended."""
+        if self.contained and (usable := abilities(self.settings).engine):
+            usable.remove(f"{LABEL}={self.short}")
         self.group.remove()
         if self.chosen.tmp:
             shutil.rmtree(self.chosen.tmp, ignore_errors=True)

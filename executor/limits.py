@@ -12,17 +12,20 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Limits:
-    """`memory` is bytes, 0 for no limit; `cpus` the cores that are left to jobs, empty for all."""
+    """`memory`, `disk` and `log` are bytes, 0 for no limit; `cpus` the cores left to jobs, empty for all."""
 
     memory: int = 0
     cpus: tuple[int, ...] = ()
+    disk: int = 0  # of one job's folders together
+    log: int = 0  # of what one node prints and reports
 
     @classmethod
     def of(cls, settings: ExecutorSettings) -> Limits:
         """The last of the cores, since the first is the one that everything else begins on."""
         memory = int((settings.max_memory_gb or 0) * GB)
+        bounds = {"disk": int((settings.max_disk_gb or 0) * GB), "log": settings.max_log}
         if settings.max_cpu_percent is None:
-            return cls(memory)
+            return cls(memory, **bounds)
         cores = sorted(os.sched_getaffinity(0))
         left = max(1, int(len(cores) * settings.max_cpu_percent / 100))
-        return cls(memory, tuple(cores[-left:]) if left < len(cores) else ())
+        return cls(memory, tuple(cores[-left:]) if left < len(cores) else (), **bounds)

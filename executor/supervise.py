@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import psutil
 
 from trainforge.config.messages import Usage
 from trainforge.executor import supervisor, untrusted
+from trainforge.executor.contain import STARTS
 from trainforge.executor.deadline import Deadline
 from trainforge.executor.launch import Launch
 from trainforge.executor.limits import Limits
@@ -51,11 +52,17 @@ def _note(path: Path) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Around:
-    """What comes before the launcher's arguments, and who it is then (see `isolating.py`)."""
+    """What comes before the launcher's arguments, and who it is then (see `isolating.py`).
+
+    `remove` is the command that ends it where killing what we started is not enough: a container, in which
+    all of a node's processes are together. `folders` are those that its disk limit is about.
+    """
 
     before: tuple[str, ...] = ()
     sandboxed: bool = False
     user: int | None = None
+    remove: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,17 @@ class Exit:
     """How a training ended. `lost`: its supervisor died before it could write that down."""
 
     exit_code: int | None
-    stopped: str = ""  # stop, timeout_run, session_end, memory_limit
+    stopped: str = ""  # stop, timeout_run, session_end, memory_limit, disk_limit, log_limit
     killed: bool = False
     started: float = 0.0
     ended: float = 0.0
     peak_memory_bytes: int = 0  # of all processes together
     memory_limit: int = 0
     cpu_s: float = 0.0
+    peak_disk_bytes: int = 0
+    disk_limit: int = 0
+    log_bytes: int = 0
+    log_limit: int = 0
     lost: bool = False
 
 
@@ -103,8 +114,11 @@ class Supervised:
         command = b"".join(os.fsencode(part) + b"\0" for part in launch.command)
         (self.run / "command").write_bytes(command)
         env = {**launch.env, MARK: secrets.token_hex(16)}
+        starts = launch.starts
+        if around.remove:
+            starts = ({STARTS: json.dumps([dict(place) for place in starts])},)
         spec = {
-            "commands": [{"argv": launch.argv, "env": {**env, **place}} for place in launch.starts],
+            "commands": [{"argv": launch.argv, "env": {**env, **place}} for place in starts],
             "cwd": str(launch.cwd),
             "timeout_s": timeout_s,
             "end": asdict(end),
@@ -112,6 +126,10 @@ class Supervised:
             "before": list(around.before),
             "sandboxed": around.sandboxed,
             "user": around.user,
+            "remove": list(around.remove),
+            "folders": list(map(str, around.folders)),
+            "disk_limit": limits.disk,
+            "log_limit": limits.log,
             "memory_limit": limits.memory,
             "cpus": limits.cpus,
             "processes": launch.processes,
@@ -141,10 +159,11 @@ class Supervised:
         """Whether a supervisor lives or has lived."""
         return self.alive() or (self.run / "supervisor.json").exists()
 
-    def start(self, private: Mapping[str, Any] | None = None) -> None:
+    def start(self, private: Mapping[str, Any] | None = None, held: Sequence[int] = ()) -> None:
         """Start the supervisor, unless one lives or has lived: a training never starts twice.
 
-        `private` is variables (`env`) that no file ever holds, and texts (`mask`) that no log is to show.
+        `private` is variables (`env`) that no file ever holds, and texts (`mask`) that no log is to show;
+        `held` are locks that it holds for as long as it lives.
         """
         if self.started:
             return
@@ -152,13 +171,15 @@ class Supervised:
             self.run / "supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
         )
         given = _in_memory(json.dumps(private or {}).encode())
+        beyond = max(held, default=0) + 1
         try:
             self._child = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", PROGRAM, str(self.run)],
                 os.environ,
                 file_actions=[
-                    (os.POSIX_SPAWN_DUP2, fd, number) for number, fd in ((0, given), (1, log), (2, log))
+                    (os.POSIX_SPAWN_DUP2, fd, number)
+                    for number, fd in ((0, given), (1, log), (2, log), *enumerate(held, beyond))
                 ],
                 setsid=True,
             )
@@ -258,7 +279,7 @@ class Supervised:
         if pid is None:
             return Usage()
         percent, memory = 0.0, 0
-        for child in supervisor.descendants(pid):
+        for child in supervisor.family(pid, self.run):
             with contextlib.suppress(psutil.Error):
                 process = self._processes.setdefault(child, psutil.Process(child))
                 percent += process.cpu_percent()
@@ -266,8 +287,10 @@ class Supervised:
         return Usage(cpu_percent=round(percent, 1), memory_bytes=memory)
 
     def kill_leftovers(self) -> None:
-        """Kill whatever still carries this run's mark in its environment."""
-        needle = f"{MARK}={self.spec()['mark']}".encode()
+        """Kill whatever still carries this run's mark in its environment, and its container."""
+        spec = self.spec()
+        supervisor.remove(spec.get("remove") or [])
+        needle = f"{MARK}={spec['mark']}".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ and stay in memory. `RUN_DIR` holds:
     supervisor.lock  held for life: whoever can lock it knows that no supervisor lives
     supervisor.json  written before training starts; a second supervisor that finds it does nothing
     stop.json        written by the executor: {"grace_s": seconds}
+    container.json   which process a container is, whose processes are nobody's children here
     exit.json        written once, last, atomically
 
 Training's processes may start sessions of their own (torchrun's workers do). The supervisor is their
@@ -33,9 +34,10 @@ PR_SET_CHILD_SUBREAPER = 36
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 POLL_S = 0.5
 MEASURE_S = 1.0
-MEMORY_GRACE_S = 5.0
+LIMIT_GRACE_S = 5.0
+LIMITED = ("memory_limit", "disk_limit", "log_limit")
+REMOVE_S = 30.0
 SIGNALLED = 128
-PLAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Supervision:
@@ -55,7 +57,13 @@ class Supervision:
         self.memory_limit = int(self.spec.get("memory_limit") or 0)
         self.before: list[str] = self.spec.get("before") or []
         self.sandboxed = bool(self.spec.get("sandboxed"))
-        self.peak_memory = 0
+        self.remove: list[str] = self.spec.get("remove") or []
+        self.log_limit = int(self.spec.get("log_limit") or 0)
+        self.disk_limit = int(self.spec.get("disk_limit") or 0)
+        self.seen = _load(Path(__file__).with_name("seen.py"))
+        self.disk = self.seen.DiskUse(self.spec.get("folders") or [], self.disk_limit)
+        self.peak_memory = self.log_bytes = 0
+        self.cpu_s = 0.0  # of a container, whose processes nobody here waits for
         self.measured = time.monotonic()
         limit = self.spec.get("timeout_s")
         self.deadline = time.monotonic() + limit if limit else None
@@ -126,19 +134,17 @@ class Supervision:
         self.warn_at = None
         (self.run / "warned").touch()
         own = {inner_number(pid): pid for pid in descendants(os.getpid())}
-        for note in (self.run / "ranks").glob("[0-9]*.json"):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-                with open(os.open(note, PLAIN)) as file:  # noqa: PTH123 - a job's file: no link is followed
-                    pid = own.get(int(json.loads(file.read(4096))["pid"]))
-                if pid is not None:
-                    os.kill(pid, signal.SIGUSR1)
+        noted = self.seen.noted(self.run / "ranks")
+        for each in self.statuses if self.remove else [own[pid] for pid in noted if pid in own]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(each, signal.SIGUSR1)
 
     def begin_stop(self, reason: str) -> None:
         if self.reason:
             return
         self.reason = reason
         grace = self.grace()
-        self.kill_at = time.monotonic() + (min(grace, MEMORY_GRACE_S) if reason == "memory_limit" else grace)
+        self.kill_at = time.monotonic() + (min(grace, LIMIT_GRACE_S) if reason in LIMITED else grace)
         for pid in self.statuses:
             inside = self.inside(pid)
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -162,13 +168,25 @@ class Supervision:
         if now - self.measured < MEASURE_S:
             return
         self.measured = now
-        pids = descendants(os.getpid())
+        self.measure_files()
+        pids = family(os.getpid(), self.run)
+        if self.remove:
+            self.cpu_s = max(self.cpu_s, self.seen.spent(pids))
         used = sum(resident(pid) for pid in pids)
         if 0 < self.memory_limit < used:
             used = sum(proportional(pid) for pid in pids)
             if used > self.memory_limit:
                 self.begin_stop("memory_limit")
         self.peak_memory = max(self.peak_memory, used)
+
+    def measure_files(self) -> None:
+        """What is on disk, a part of it each time, and what was printed."""
+        self.disk.look()
+        self.log_bytes = self.seen.printed(self.run)
+        if self.disk.over:
+            self.begin_stop("disk_limit")
+        elif 0 < self.log_limit < self.log_bytes:
+            self.begin_stop("log_limit")
 
     def grace(self) -> float:
         try:
@@ -178,6 +196,10 @@ class Supervision:
 
     def kill_all(self) -> None:
         """One round of SIGKILL to every descendant; the caller repeats it until none is left."""
+        if self.remove and any(status is None for status in self.statuses.values()):
+            self.killed = True
+            remove(self.remove)
+            self.remove = []
         for pid in descendants(os.getpid()):
             self.killed = self.killed or self.statuses.get(pid, 0) is None
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -205,6 +227,7 @@ class Supervision:
         codes = [code for code in self.statuses.values() if code]
         code = self.failed_first if self.failed_first is not None else (codes[0] if codes else 0)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.disk.finish()
         record = {
             "exit_code": code,
             "stopped": "" if self.reason == "peer" else self.reason,
@@ -213,7 +236,11 @@ class Supervision:
             "ended": time.time(),
             "peak_memory_bytes": max(self.peak_memory, usage.ru_maxrss * 1024),
             "memory_limit": self.memory_limit,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "cpu_s": max(usage.ru_utime + usage.ru_stime, self.cpu_s),
+            "peak_disk_bytes": self.disk.peak,
+            "disk_limit": self.disk_limit,
+            "log_bytes": self.seen.printed(self.run),
+            "log_limit": self.log_limit,
         }
         write_atomically(self.run / "exit.json", record)
 
@@ -233,6 +260,27 @@ def descendants(root: int) -> list[int]:
         found += below
         todo += below
     return found
+
+
+def family(root: int, run: Path) -> list[int]:
+    """The descendants, and those of a container of this run, whom its engine has started."""
+    found = descendants(root)
+    with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+        note = json.loads((run / "container.json").read_text())
+        pid = int(note["pid"])
+        if pid not in found and start_time(pid) == note["start_time"]:
+            found += [pid, *descendants(pid)]
+    return found
+
+
+def remove(command: list[str]) -> None:
+    """End what is not a descendant of ours."""
+    if command:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                command, cwd="/", stdin=subprocess.DEVNULL, timeout=REMOVE_S, check=False,
+                preexec_fn=_unblock, capture_output=True,
+            )  # fmt: skip
 
 
 def inner_number(pid: int) -> int:
