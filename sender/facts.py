@@ -90,7 +90,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Result:
-    """A result that was seen on the remote."""
+    """A result that was seen on the remote, with what it says of the manifest's gates."""
 
     outcome: Outcome
     commit: str
