@@ -92,7 +92,6 @@ def _read(intake: Intake, record: m.Record, said: m.Message) -> None:  # noqa: C
             _note(intake, record, "phase", said.phase + (f": {said.detail}" if said.detail else ""))
         case m.Ready():
             intake.node |= {"ready": said.model_dump(mode="json"), "phase": "ready"}
-            _note(intake, record, "phase", "ready")
         case m.Reached():
             intake.node["reached"] = said.model_dump(mode="json")
         case m.Started():

@@ -198,9 +198,9 @@ def test_what_the_end_of_a_session_cuts_off_is_tried_on_another_machine(core: Co
     run = notebook.take("run")
     assert run.body.session_ends > time.time()
     notebook.journal(run.node, ("started", {"argv": [], "processes": 1, "pid": 7}))
-    notebook.journal(run.node, ("ended", {"code": "lost", "reason": "the machine's session has ended"}))
     notebook.capabilities = notebook.capabilities.model_copy(update={"session_ends": time.time() + 30})
-    notebook.heartbeat()  # it is still there, with too little left for another try
+    notebook.heartbeat(run.node)  # it is still there, with too little left for another try
+    notebook.journal(run.node, ("ended", {"code": "lost", "reason": "the machine's session has ended"}))
     other = core.executor("workstation")
     again = other.take("run")
     assert (again.node.job, again.node.attempt, again.body.session_ends) == (job, 2, 0)
