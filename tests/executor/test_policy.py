@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,6 @@ from trainforge.config.errors import SettingsError
 from trainforge.executor.capabilities import own_capabilities
 
 MANIFEST = "project: {name: t}\ntraining: {command: touch ran}\ntimeout: {run: 2h}\n"
-
-
-@pytest.fixture
-def double() -> Iterator[SenderDouble]:
-    sender = SenderDouble()
-    yield sender
-    sender.close()
 
 
 @pytest.fixture

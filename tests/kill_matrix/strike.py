@@ -35,7 +35,7 @@ Scenario = Callable[[World, Strike], None]
 
 def training(world: World, executor: str) -> tuple[Project, str]:
     """A job that trains on this executor until its gate is opened."""
-    others = {"alpha", "beta"} - {executor}
+    others = {"alpha", "beta"} - {executor}  # those of every world
     for name in others:
         world.drain(name)
     project = Project(world)

@@ -157,16 +157,7 @@ def stopped(world: World, strike: Strike) -> None:
 def removed(world: World, strike: Strike) -> None:
     """An executor that is not trusted any more: its job goes elsewhere, and nothing comes of what it ran."""
     world.add("doomed")
-    for name in ("alpha", "beta"):
-        world.drain(name)
-    project = Project(world)
-    project.change()
-    project.gate.touch()
-    project.push()
-    job = world.job(project)
-    world.fleet.wait_log(job, "training has begun")
-    for name in ("alpha", "beta"):
-        world.drain(name, again=True)
+    project, _ = training(world, "doomed")
     strike.arm()
     ask(world, "DELETE", "/api/executors/doomed")
     strike.struck()

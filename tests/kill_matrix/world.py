@@ -19,6 +19,7 @@ from support.waiting import wait_for
 SECRET = "kill-matrix-secret"
 SENDER: dict[str, object] = {
     "heartbeat_every": 1, "lease_ttl": 4, "lost_after": 2, "poll_interval": 1, "webhook_secret": SECRET,
+    "triggers_per_hour": 100_000,
 }  # fmt: skip
 EXECUTOR: dict[str, object] = {"poll_interval": 0.2, "git_username": ROBOT, "git_token": PASSWORD}
 TRAIN = """\
