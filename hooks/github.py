@@ -13,13 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainforge.config.errors import MessageInvalid, NotTrusted, TooLarge
+from trainforge.config.errors import MessageInvalid, NotTrusted
 from trainforge.config.strict_json import read_json
 from trainforge.hooks.addresses import AddressRefused, repository_id, validate_commit, validate_ref
 
 MAX_BODY_BYTES = 25 * 1024 * 1024
 _SIGNATURE = re.compile(r"sha256=([0-9a-f]{64})\Z")
-_DELIVERY = re.compile(r"[A-Za-z0-9-]{8,64}\Z")
 _NO_COMMIT = re.compile(r"0+\Z")
 
 
@@ -72,36 +71,26 @@ def verify_signature(secrets: Sequence[str], body: bytes, header: str | None) ->
         raise NotTrusted("the delivery's signature does not hold", hint="compare the secrets on both sides")
 
 
-def parse_push(event: str, delivery: str, body: bytes) -> PushHint | None:
-    """The hint in a delivery whose signature held; None for events that are no push (`ping`, ...).
+def push_hint(delivery: str, payload: dict[str, Any]) -> PushHint:
+    """The hint in a push.
 
     Raises:
-        TooLarge: over GitHub's own limit. WebhookInvalid: not a well-formed push.
+        WebhookInvalid: not a well-formed push. AddressRefused: a ref or a commit that cannot be one.
     """
-    if len(body) > MAX_BODY_BYTES:
-        raise TooLarge(f"the delivery has {len(body)} bytes; GitHub sends {MAX_BODY_BYTES} at most")
-    if not _DELIVERY.match(delivery):
-        raise WebhookInvalid("the delivery has no usable X-GitHub-Delivery")
-    payload = strict_json(body)
-    if event != "push":
-        return None
     repository = payload.get("repository")
     if not isinstance(repository, dict):
         raise WebhookInvalid("the push names no repository")
     number = repository.get("id")
-    try:
-        return PushHint(
-            delivery=delivery,
-            repository_ids=_ids(repository),
-            name=_text(repository, "full_name"),
-            ref=validate_ref(_text(payload, "ref")),
-            before=_commit(_text(payload, "before")),
-            after=_commit(_text(payload, "after")),
-            forced=payload.get("forced") is True,
-            number=number if type(number) is int else None,
-        )
-    except AddressRefused as error:
-        raise WebhookInvalid(error.message) from error
+    return PushHint(
+        delivery=delivery,
+        repository_ids=_ids(repository),
+        name=_text(repository, "full_name"),
+        ref=validate_ref(_text(payload, "ref")),
+        before=_commit(_text(payload, "before")),
+        after=_commit(_text(payload, "after")),
+        forced=payload.get("forced") is True,
+        number=number if type(number) is int else None,
+    )
 
 
 def strict_json(body: bytes) -> dict[str, Any]:

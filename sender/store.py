@@ -19,6 +19,7 @@ from trainforge.sender.store_commands import CommandStore
 from trainforge.sender.store_deadlines import DeadlineStore
 from trainforge.sender.store_documents import DocumentStore
 from trainforge.sender.store_executors import ExecutorStore
+from trainforge.sender.store_github import GitHubStore
 from trainforge.sender.store_listing import ListingStore
 from trainforge.sender.store_notices import NoticeStore
 from trainforge.sender.store_queue import QueueStore
@@ -41,6 +42,7 @@ class Store(
     DeadlineStore,
     ListingStore,
     NoticeStore,
+    GitHubStore,
     ReportStore,
     CommandStore,
 ):

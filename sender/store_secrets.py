@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from trainforge.config.errors import Unreachable
 from trainforge.config.messages import FencingToken, NodeKey
 from trainforge.sender import schema_trust as s
+from trainforge.sender.schema import documents
 from trainforge.sender.store_audit import record
 from trainforge.sender.store_journal import JournalStore
+
+OWN = "sealed"  # the kind of document that holds what the sender keeps for itself
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,18 @@ class SecretStore(JournalStore):
             for row in rows:
                 where = (t.c.repository_id == row.repository_id, t.c.name == row.name)
                 c.execute(sa.update(t).where(*where).values(sealed=again(row)))
+            self._reseal_own(c, again, now)
             record(c, actor, "secrets.key_rotated", "", {"secrets": len(rows)}, now=now)
         return len(rows)
+
+    @staticmethod
+    def _reseal_own(c: Connection, again: Callable[[StoredSecret], str], now: float) -> None:
+        """What the sender keeps for itself (`vault.keep`)."""
+        t = documents
+        for row in c.execute(sa.select(t.c.name, t.c.value).where(t.c.kind == OWN)).all():
+            sealed = again(StoredSecret(OWN, row.name, row.value["sealed"], [], now, ""))
+            where = (t.c.kind == OWN, t.c.name == row.name)
+            c.execute(sa.update(t).where(*where).values(value={"sealed": sealed}, updated=now))
 
     def check_holder(self, executor: str, key: NodeKey, token: FencingToken, now: float) -> None:
         """The executor holds the node's lease now, with the attempt's own token.

@@ -1,5 +1,7 @@
 """The secrets of repositories: set by people, kept encrypted, given to the jobs that may have them.
 
+What the sender itself has to keep, such as its token for GitHub, is encrypted in the same way.
+
 The key that they are encrypted with lies beside the database, in a file of its own (`secrets.key`), so that
 a copy of the database opens nothing. While the key is being changed the file has both, the new one first.
 """
@@ -9,9 +11,10 @@ from __future__ import annotations
 import json
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
@@ -35,7 +38,7 @@ from trainforge.hooks.gitread import is_ancestor
 from trainforge.sender import events, publisher
 from trainforge.sender.context import Sender
 from trainforge.sender.schedules import default_ref
-from trainforge.sender.store_secrets import StoredSecret, branch_words
+from trainforge.sender.store_secrets import OWN, StoredSecret, branch_words
 
 KEY_FILE = "secrets.key"
 MAX_BYTES = 16 * 1024
@@ -132,6 +135,30 @@ def rotate(sender: Sender, actor: str) -> int:
         count = sender.store.reseal_secrets(again, actor, sender.now())
         _write_keys(sender, [new])
     return count
+
+
+# --- what the sender keeps for itself -------------------------------------------------------------------
+
+
+def keep(sender: Sender, name: str, value: Mapping[str, Any]) -> None:
+    """Keep something of the sender's own, such as a token, encrypted as secrets are."""
+    with _key_file:
+        sealed = _encrypt(_read_keys(sender)[0], OWN, name, json.dumps(value))
+        sender.store.put_document(OWN, name, {"sealed": sealed}, sender.now())
+
+
+def kept(sender: Sender, name: str) -> dict[str, Any]:
+    """What was kept under that name; empty if nothing was."""
+    found = sender.store.document(OWN, name)
+    if found is None:
+        return {}
+    opened = _decrypt(_keys(sender), StoredSecret(OWN, name, found["sealed"], [], 0, ""))
+    value: dict[str, Any] = json.loads(opened)
+    return value
+
+
+def forget(sender: Sender, name: str) -> None:
+    sender.store.drop_document(OWN, name)
 
 
 # --- what executors get ---------------------------------------------------------------------------------

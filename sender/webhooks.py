@@ -16,53 +16,77 @@ from starlette.routing import Route
 from trainforge.config.errors import NotFound
 from trainforge.config.failpoints import failpoint
 from trainforge.hooks import github, scripts
-from trainforge.sender import actions
+from trainforge.hooks.github import PushHint
+from trainforge.hooks.github_deliveries import Delivery, Moved, Other, RefMoved, parse_delivery
+from trainforge.sender import actions, github_events, github_hooks
 from trainforge.sender.context import Sender
+from trainforge.sender.github_hooks import Source, github_key
 from trainforge.sender.problems import read_body
 from trainforge.sender.store_events import NewEvent, Noted, Repo
 from trainforge.sender.strangers import strangers
 
 log = logging.getLogger(__name__)
 LOOK_TIMEOUT_S = 4.0  # the pusher waits for the hook's lines
-
-
-def _known(sender: Sender, ids: tuple[str, ...]) -> Repo | None:
-    for repository in ids:
-        try:
-            return sender.store.repository(repository)
-        except NotFound:
-            continue
-    return None
+UNKNOWN = "this repository is not watched here"
 
 
 async def on_github(request: Request) -> Response:
-    """202 once the delivery is noted; looking at the repository comes after the answer."""
+    """Answered once what it says is noted; looking at the repository comes after the answer."""
     sender: Sender = request.app.state.sender
     with strangers(request):
         body = await read_body(request, github.MAX_BODY_BYTES)
-        signature = request.headers.get("x-hub-signature-256")
-        github.verify_signature(sender.settings.webhook_secrets, body, signature)
-    delivery = request.headers.get("x-github-delivery", "")
-    hint = github.parse_push(request.headers.get("x-github-event", ""), delivery, body)
+        source = await asyncio.to_thread(github_hooks.source_of, sender, dict(request.headers))
+        github.verify_signature(source.secrets, body, request.headers.get("x-hub-signature-256"))
+    event, guid = request.headers.get("x-github-event", ""), request.headers.get("x-github-delivery", "")
+    delivery = parse_delivery(event, guid, body)
     failpoint("03.sender.webhook")
-    if hint is None:
-        return JSONResponse({"status": "ignored", "reason": "not a push"}, 202)
-    repository = await asyncio.to_thread(_known, sender, hint.repository_ids)
+    repo = await asyncio.to_thread(github_hooks.repository_of, sender, source, delivery)
+    if isinstance(delivery.about, PushHint):
+        return await _on_push(sender, repo, delivery, delivery.about)
+    status, answer = await asyncio.to_thread(_note, sender, source, repo, delivery)
+    sender.bell.ring(github_key(repo.id if repo else ""))
+    if repo is not None and isinstance(delivery.about, RefMoved | Moved) and status != "known":
+        sender.spawn(_look_after_answer(sender, repo.id))
+    code = 200 if event == "ping" else 202
+    return JSONResponse({"status": status, "reason": answer}, code)
+
+
+def _note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> tuple[str, str]:
+    """Whatever is no push; first noted, then remembered, so that a crash between loses nothing."""
+    if sender.store.knows_delivery("github", delivery.id):
+        return "known", "this delivery has been here before"
+    github_hooks.note_seen(sender, source, repo, delivery)
+    about = delivery.about
+    if isinstance(about, Other):
+        words = "" if delivery.event == "ping" else github_events.IGNORED
+    elif repo is None and delivery.repository is not None:
+        words = UNKNOWN
+    elif isinstance(about, RefMoved):
+        words = ""
+    else:
+        words = github_hooks.note(sender, source, repo, delivery)
+        if not words and repo is not None:
+            words = github_events.note(sender, repo, delivery)
+    sender.store.first_delivery("github", delivery.id, sender.now())
+    return ("ignored", words) if words in (UNKNOWN, github_events.IGNORED) else ("accepted", words)
+
+
+async def _on_push(sender: Sender, repo: Repo | None, delivery: Delivery, hint: PushHint) -> Response:
     push = None
-    if repository is not None and hint.after is not None:
-        push = Noted(repository.id, hint.ref, hint.before or "", hint.after)
-    if not await asyncio.to_thread(sender.store.first_delivery, "github", delivery, sender.now(), push):
+    if repo is not None and hint.after is not None:
+        push = Noted(repo.id, hint.ref, hint.before or "", hint.after)
+    if not await asyncio.to_thread(sender.store.first_delivery, "github", delivery.id, sender.now(), push):
         failpoint("07.sender.delivery_known")
         return JSONResponse({"status": "known", "reason": "this delivery has been here before"}, 202)
-    if repository is None:
+    if repo is None:
         refused = NewEvent(
             source="webhook", repository_id=hint.repository_ids[0], repository=hint.name, ref=hint.ref,
-            decision="refused", reason="this repository is not watched here",
+            decision="refused", reason=UNKNOWN,
         )  # fmt: skip
         await asyncio.to_thread(sender.store.record_event, refused, sender.now())
-        return JSONResponse({"status": "ignored", "reason": "this repository is not watched here"}, 202)
+        return JSONResponse({"status": "ignored", "reason": UNKNOWN}, 202)
     failpoint("04.sender.delivery_noted")
-    sender.spawn(_look_after_answer(sender, repository.id))
+    sender.spawn(_look_after_answer(sender, repo.id))
     return JSONResponse({"status": "accepted"}, 202)
 
 
@@ -79,11 +103,9 @@ async def on_git_hook(request: Request) -> Response:
         signature = request.headers.get("x-hub-signature-256")
         github.verify_signature(sender.settings.webhook_secrets, body, signature)
     notice = scripts.parse_notice(body)
-    repository = await asyncio.to_thread(_known, sender, (notice.repository_id,))
+    repository = await asyncio.to_thread(github_hooks.known, sender, (notice.repository_id,))
     if repository is None:
-        raise NotFound(
-            "this repository is not watched here", hint="`trainforge sender watch URL` has it watched"
-        )
+        raise NotFound(UNKNOWN, hint="`trainforge sender watch URL` has it watched")
     looking = sender.spawn(actions.look(sender, repository.id, "hook"))
     done, _ = await asyncio.wait({looking}, timeout=LOOK_TIMEOUT_S)
     lines = looking.result() if done else ["TrainForge: looking; `trainforge events` says what comes of it"]

@@ -31,7 +31,9 @@ from trainforge.config.trust import (
 )
 from trainforge.executor import collect, follow, metrics
 from trainforge.executor.journal import Journal
-from trainforge.hooks import addresses, github, gitrun, scripts, triggers
+from trainforge.hooks import addresses, gitrun, scripts, triggers
+from trainforge.hooks.github import PushHint
+from trainforge.hooks.github_deliveries import parse_delivery
 from trainforge.sender import api, compat_network, planned, preview, text
 from trainforge.sender.auth import basic_password
 
@@ -90,11 +92,11 @@ def plan(data: bytes) -> None:
 
 def webhook(data: bytes) -> None:
     try:
-        hint = github.parse_push("push", "12345678-abcd", data)
+        hint = parse_delivery("push", "12345678-abcd", data).about
     except MessageInvalid as error:
         assert error.status == 400
         return
-    assert hint is not None
+    assert isinstance(hint, PushHint)
     assert hint.ref.startswith("refs/")
     assert ".." not in hint.ref
 

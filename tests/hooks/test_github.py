@@ -13,13 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainforge.config.errors import NotTrusted, TooLarge, TrainForgeError
-from trainforge.hooks.github import (
-    MAX_BODY_BYTES,
-    WebhookInvalid,
-    parse_push,
-    sign,
-    verify_signature,
-)
+from trainforge.hooks.github import MAX_BODY_BYTES, PushHint, WebhookInvalid, sign, verify_signature
+from trainforge.hooks.github_deliveries import Delivery, Other, parse_delivery
 
 NPM = Path(__file__).parents[1] / "npm"
 DELIVERY = "72d3162e-cc78-11e3-81ab-4c9367dc0958"
@@ -63,21 +58,36 @@ def test_the_published_push_examples_are_understood() -> None:
     for example, body, signature in zip(examples, bodies, _sign_by_octokit(bodies), strict=True):
         verify_signature([SECRET], body.encode(), signature)
         assert sign(SECRET, body.encode()) == signature
-        hint = parse_push("push", DELIVERY, body.encode())
-        assert hint is not None
+        hint = parse_delivery("push", DELIVERY, body.encode()).about
+        assert isinstance(hint, PushHint)
         assert hint.repository_ids == ("git:github.com/" + example["repository"]["full_name"],)
         assert (hint.ref, hint.number) == (example["ref"], example["repository"]["id"])
         assert (hint.after is None) == example["deleted"]
         assert (hint.before is None) == example["created"]
 
 
-def test_every_other_published_event_is_taken_and_is_no_push() -> None:
+# Events of which the sender wants to know more than that they came.
+READ = {
+    "create", "delete", "installation", "installation_repositories", "pull_request", "issue_comment",
+    "check_run", "workflow_dispatch", "repository_dispatch",
+}  # fmt: skip
+
+
+def test_every_published_example_is_understood() -> None:
     index = json.loads((_modules() / "webhooks-examples" / "api.github.com" / "index.json").read_text())
     assert len(index) > 50
     for entry in index:
-        if entry["name"] != "push":
-            for example in entry["examples"]:
-                assert parse_push(entry["name"], DELIVERY, json.dumps(example).encode()) is None
+        for example in entry["examples"]:
+            found = parse_delivery(entry["name"], DELIVERY, json.dumps(example).encode())
+            assert isinstance(found, Delivery)
+            assert isinstance(found.about, Other) == (entry["name"] not in READ | {"push"}) or (
+                entry["name"] == "repository"
+            )
+            if "repository" in example:
+                assert found.repository is not None
+                assert found.repository.number == example["repository"]["id"]
+            if "sender" in example:
+                assert found.sender == example["sender"]["login"]
 
 
 def test_githubs_own_test_vector() -> None:
@@ -125,8 +135,8 @@ def _push(**changes: Any) -> bytes:
 
 
 def test_a_force_push_is_said_to_be_one() -> None:
-    hint = parse_push("push", DELIVERY, _push())
-    assert hint is not None
+    hint = parse_delivery("push", DELIVERY, _push()).about
+    assert isinstance(hint, PushHint)
     assert hint.forced
 
 
@@ -145,16 +155,16 @@ def test_a_force_push_is_said_to_be_one() -> None:
 )  # fmt: skip
 def test_signed_nonsense_is_refused(body: bytes) -> None:
     with pytest.raises(WebhookInvalid) as caught:
-        parse_push("push", DELIVERY, body)
+        parse_delivery("push", DELIVERY, body)
     assert caught.value.status == 400
 
 
 def test_a_body_over_the_cap_and_a_delivery_without_id() -> None:
     with pytest.raises(TooLarge):
-        parse_push("push", DELIVERY, b" " * (MAX_BODY_BYTES + 1))
+        parse_delivery("push", DELIVERY, b" " * (MAX_BODY_BYTES + 1))
     for delivery in ("", "x", "a" * 100, "a b c d e f g h", "12345678\n"):
         with pytest.raises(WebhookInvalid):
-            parse_push("push", delivery, _push())
+            parse_delivery("push", delivery, _push())
 
 
 @given(st.binary(max_size=200) | st.recursive(
@@ -163,4 +173,4 @@ def test_a_body_over_the_cap_and_a_delivery_without_id() -> None:
 ).map(lambda value: json.dumps(value).encode()))  # fmt: skip
 def test_any_bytes_are_a_hint_or_refused(body: bytes) -> None:
     with contextlib.suppress(TrainForgeError):
-        parse_push("push", DELIVERY, body)
+        parse_delivery("push", DELIVERY, body)

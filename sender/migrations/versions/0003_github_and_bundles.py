@@ -15,6 +15,7 @@ def upgrade() -> None:
     """One function below per subject."""
     _gates()
     _reports()
+    _connections()
 
 
 def _gates() -> None:
@@ -25,7 +26,6 @@ def _telling() -> list[sa.Column[object]]:
     return [
         sa.Column("told", sa.Text(), server_default="", nullable=False),
         sa.Column("remote_id", sa.BigInteger(), nullable=True),
-        sa.Column("begun", sa.Float(), nullable=True),
         sa.Column("due", sa.Float(), server_default="0", nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("problem", sa.Text(), server_default="", nullable=False),
@@ -38,6 +38,7 @@ def _reports() -> None:
     op.create_table(
         "github_reports",
         sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("begun", sa.Float(), nullable=False),
         sa.Column("done", sa.Boolean(), server_default=no, nullable=False),
         *_telling(),
         sa.PrimaryKeyConstraint("job_id", name="pk_github_reports"),
@@ -56,6 +57,8 @@ def _reports() -> None:
         sa.Column("plan", sa.JSON(), nullable=True),
         sa.Column("planned", sa.Text(), server_default="", nullable=False),
         sa.Column("asked", sa.Boolean(), server_default=no, nullable=False),
+        sa.Column("stale", sa.Boolean(), server_default=no, nullable=False),
+        sa.Column("mark", sa.Text(), server_default="", nullable=False),
         *_telling(),
         sa.PrimaryKeyConstraint("repository_id", "number", name="pk_github_pulls"),
     )
@@ -63,8 +66,10 @@ def _reports() -> None:
     op.create_table(
         "github_commands",
         sa.Column("repository_id", sa.Text(), nullable=False),
-        sa.Column("comment_id", sa.BigInteger(), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
+        sa.Column("comment_id", sa.BigInteger(), nullable=True),
+        sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column("job", sa.Text(), server_default="", nullable=False),
         sa.Column("author", sa.Text(), nullable=False),
         sa.Column("words", sa.Text(), nullable=False),
         sa.Column("created", sa.Float(), nullable=False),
@@ -74,7 +79,7 @@ def _reports() -> None:
         sa.Column("answered", sa.Float(), nullable=True),
         sa.Column("due", sa.Float(), server_default="0", nullable=False),
         sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
-        sa.PrimaryKeyConstraint("repository_id", "comment_id", name="pk_github_commands"),
+        sa.PrimaryKeyConstraint("repository_id", "origin", name="pk_github_commands"),
     )
     op.create_index(
         "ix_github_commands_open",
@@ -82,4 +87,38 @@ def _reports() -> None:
         ["created"],
         sqlite_where=sa.text("answered IS NULL"),
         postgresql_where=sa.text("answered IS NULL"),
+    )
+
+
+def _connections() -> None:
+    """Repositories that are connected to GitHub, and Apps of ours there."""
+    op.create_table(
+        "github_connections",
+        sa.Column("repository_id", sa.Text(), nullable=False),
+        sa.Column("full_name", sa.Text(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("api_url", sa.Text(), nullable=False),
+        sa.Column("app_id", sa.BigInteger(), nullable=True),
+        sa.Column("hook_id", sa.BigInteger(), nullable=True),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("connected", sa.Float(), nullable=False),
+        sa.Column("delivered", sa.Float(), nullable=True),
+        sa.Column("pinged", sa.Float(), nullable=True),
+        sa.Column("swept", sa.Float(), nullable=True),
+        sa.Column("problem", sa.Text(), server_default="", nullable=False),
+        sa.PrimaryKeyConstraint("repository_id", name="pk_github_connections"),
+    )
+    op.create_index("ix_github_connections_number", "github_connections", ["number"], unique=False)
+    op.create_index("ix_github_connections_hook", "github_connections", ["hook_id"], unique=False)
+    op.create_table(
+        "github_apps",
+        sa.Column("id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("api_url", sa.Text(), nullable=False),
+        sa.Column("slug", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("created", sa.Float(), nullable=False),
+        sa.Column("pinged", sa.Float(), nullable=True),
+        sa.Column("swept", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name="pk_github_apps"),
     )

@@ -1,0 +1,356 @@
+"""GitHub's REST API through PyGithub: who asks, how patiently, and what a refusal means.
+
+PyGithub is imported where it is used: most senders never talk to GitHub's API. Nothing here keeps state but
+a client; errors never carry a token, as GitHub does not repeat one and headers are not told.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from trainforge.config.errors import Conflict, Forbidden, NotFound, NotTrusted, TrainForgeError, Unreachable
+from trainforge.hooks.addresses import AddressRefused, validate_url
+
+if TYPE_CHECKING:
+    from github import Auth, Github, GithubIntegration
+    from github.GithubException import GithubException
+    from github.Repository import Repository
+
+log = logging.getLogger(__name__)
+GITHUB = "https://api.github.com"
+TIMEOUT_S = 15
+LONGEST_WAIT_S = 10.0  # waited for here; whoever asked comes back by itself after a longer time
+TRIES = 4
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})/[A-Za-z0-9._-]{1,100}\Z")
+_SECONDARY = ("secondary rate limit", "abuse detection")
+
+
+class GitHubBusy(Unreachable):
+    """GitHub asks for patience: nothing may be asked until `until` (unix seconds)."""
+
+    def __init__(self, message: str, until: float, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.until = until
+
+
+class GitHubForbids(Forbidden):
+    """The token or App lacks a permission; `needs` names it as GitHub does (`statuses=write`)."""
+
+    def __init__(self, message: str, needs: str = "", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.needs = needs
+
+
+class GitHubRefuses(Conflict):
+    """GitHub understood and will not do it; asking the same again changes nothing."""
+
+
+@dataclass(frozen=True)
+class TokenAccess:
+    """A fine-grained (or classic) personal access token."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class AppAccess:
+    """A GitHub App: its tokens are made for one repository and one need, and given back after it."""
+
+    app_id: int
+    private_key: str = field(repr=False)
+
+
+Access = TokenAccess | AppAccess
+
+
+@dataclass(frozen=True)
+class Minted:
+    """A token for git or for a few requests; `expires` is 0 for one that nobody gives back."""
+
+    token: str = field(repr=False)
+    expires: float = 0.0
+
+
+def check_name(full_name: str) -> str:
+    """`OWNER/REPO`. Raises AddressRefused."""
+    if not _NAME.match(full_name) or full_name.endswith((".git", "/.", "/..")):
+        raise AddressRefused(f"{full_name[:160]!a} is not OWNER/REPO", hint="as in octocat/hello-world")
+    return full_name
+
+
+def check_api_url(url: str) -> str:
+    """Where the API is: GitHub's own, or `https://HOST/api/v3` of a GitHub Enterprise Server.
+
+    Raises:
+        AddressRefused: not an HTTP address; plain HTTP only to this machine.
+    """
+    address = validate_url(url.rstrip("/"))
+    if not address.text.startswith(("https://", "http://")):
+        raise AddressRefused(f"{url[:200]!a} is not the address of GitHub's API", hint=f"as in {GITHUB}")
+    return url.rstrip("/")
+
+
+class GitHubApi:
+    """GitHub's API for one token or App. Every method raises the errors of this module on a refusal."""
+
+    def __init__(self, access: Access, api_url: str = GITHUB) -> None:
+        self.access, self.api_url = access, api_url
+
+    @contextmanager
+    def repository(self, full_name: str, permissions: Mapping[str, str]) -> Iterator[Repository]:
+        """A repository to ask about and write to, as PyGithub has it; refusals within leave as our errors.
+
+        `permissions` (as in `{"statuses": "write"}`) are what an App's token is made with; it is for this
+        one repository and revoked at the end. A personal token is used as it is.
+        """
+        check_name(full_name)
+        with self._token(full_name, permissions) as token, refusals(f"{full_name} at GitHub"):
+            client = self._client(token)
+            try:
+                yield client.get_repo(full_name, lazy=True)
+            finally:
+                client.close()
+
+    @contextmanager
+    def client(self) -> Iterator[Github]:
+        """GitHub itself, for what is of no repository; with a personal token alone."""
+        if not isinstance(self.access, TokenAccess):
+            raise GitHubRefuses("an App has no token of its own", hint="ask about a repository")
+        with refusals("GitHub"):
+            client = self._client(self.access.token)
+            try:
+                yield client
+            finally:
+                client.close()
+
+    @contextmanager
+    def app(self) -> Iterator[GithubIntegration]:
+        """GitHub as the App itself, by its key."""
+        from github import GithubIntegration  # noqa: PLC0415
+
+        if not isinstance(self.access, AppAccess):
+            raise GitHubRefuses("this is a token, not an App", hint="connect by an App for that")
+        with refusals("GitHub, asked as an App,"):
+            client = GithubIntegration(auth=self._app_auth(), **_options(self.api_url))
+            try:
+                yield client
+            finally:
+                client.close()
+
+    def mint(self, full_name: str, permissions: Mapping[str, str]) -> Minted:
+        """A token for one repository; the personal one, or a new one of the App's, good for an hour."""
+        if isinstance(self.access, TokenAccess):
+            return Minted(self.access.token)
+        owner, _, name = check_name(full_name).partition("/")
+        with self.app() as app:
+            path = f"/repos/{owner}/{name}/installation"
+            _, installation = app.requester.requestJsonAndCheck("GET", path)
+            body = {"repositories": [name], "permissions": dict(permissions)}
+            path = f"/app/installations/{int(installation['id'])}/access_tokens"
+            _, made = app.requester.requestJsonAndCheck("POST", path, input=body)
+        return Minted(str(made["token"]), time.time() + 3600)
+
+    def revoke(self, minted: Minted) -> None:
+        """Give a token of an App back; it ends by itself within the hour where that fails."""
+        if isinstance(self.access, TokenAccess):
+            return
+        try:
+            with refusals("GitHub"):
+                client = self._client(minted.token)
+                client.requester.requestJsonAndCheck("DELETE", "/installation/token")
+                client.close()
+        except TrainForgeError as error:
+            log.info("a token was not given back, it ends by itself: %s", error)
+
+    @contextmanager
+    def _token(self, full_name: str, permissions: Mapping[str, str]) -> Iterator[str]:
+        minted = self.mint(full_name, permissions)
+        try:
+            yield minted.token
+        finally:
+            self.revoke(minted)
+
+    def _client(self, token: str) -> Github:
+        from github import Auth, Github  # noqa: PLC0415
+
+        return Github(auth=Auth.Token(token), **_options(self.api_url))
+
+    def _app_auth(self) -> Auth.AppAuth:
+        from github import Auth  # noqa: PLC0415
+
+        assert isinstance(self.access, AppAccess)  # noqa: S101
+        return Auth.AppAuth(self.access.app_id, self.access.private_key)
+
+
+def convert_manifest(code: str, api_url: str = GITHUB) -> dict[str, Any]:
+    """The App that somebody just made from a manifest of ours: its id, `pem`, `webhook_secret`, ...
+
+    Raises:
+        NotFound: the code was used, is older than an hour, or is none.
+    """
+    from github import Github  # noqa: PLC0415
+
+    if not re.fullmatch(r"[A-Za-z0-9_-]{8,128}", code):
+        raise NotFound(
+            "this is no code of GitHub's", hint="start again with `trainforge github connect --app`"
+        )
+    with refusals("GitHub"):
+        client = Github(**_options(api_url))
+        try:
+            _, made = client.requester.requestJsonAndCheck("POST", f"/app-manifests/{code}/conversions")
+        finally:
+            client.close()
+    return dict(made)
+
+
+# --- patience -------------------------------------------------------------------------------------------
+
+
+def _options(api_url: str) -> dict[str, Any]:
+    from github.Consts import DEFAULT_USER_AGENT  # noqa: PLC0415
+
+    return {
+        "base_url": api_url,
+        "timeout": TIMEOUT_S,
+        "user_agent": f"trainforge {DEFAULT_USER_AGENT}",
+        "per_page": 100,
+        "retry": _patience(),
+        # Its pauses between requests are for scripts: ours are few, and what GitHub asks for is kept to.
+        "seconds_between_requests": 0,
+        "seconds_between_writes": 0,
+    }
+
+
+def _patience() -> Any:
+    """One policy for all requests, below PyGithub: short waits are waited, longer ones are an error.
+
+    What GitHub refused because of its limits (403 and 429 with `Retry-After`) was not done, so anything is
+    asked again; after a server's error only what can be done twice is.
+    """
+    from urllib3.exceptions import MaxRetryError, ResponseError  # noqa: PLC0415
+    from urllib3.util.retry import Retry  # noqa: PLC0415
+
+    class Patience(Retry):
+        def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
+            if status_code in (403, 429):
+                return bool(self.total) and has_retry_after
+            return bool(self.total) and status_code in (500, 502, 503, 504) and method.upper() != "POST"
+
+        def increment(
+            self, method: Any = None, url: Any = None, response: Any = None, *more: Any, **named: Any
+        ) -> Any:
+            wait = self.get_retry_after(response) if response is not None else None
+            if wait is not None and wait > LONGEST_WAIT_S:
+                raise MaxRetryError(named.get("_pool"), url or "", ResponseError("GitHub asks for patience"))  # type: ignore[arg-type]
+            return super().increment(method, url, response, *more, **named)
+
+    return Patience(
+        total=TRIES - 1,
+        backoff_factor=0.25,
+        backoff_max=LONGEST_WAIT_S,
+        allowed_methods=None,
+        raise_on_status=False,
+        redirect=0,
+    )
+
+
+# --- refusals -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Have PyGithub's errors, and those of the network below it, leave the block as ours."""
+    import requests  # noqa: PLC0415
+    from github import GithubException  # noqa: PLC0415
+
+    try:
+        yield
+    except GithubException as error:
+        raise _refusal(what, error) from None
+    except requests.RequestException as error:
+        raise Unreachable(
+            f"{what} cannot be reached ({type(error).__name__})", hint="it is tried again"
+        ) from None
+    except AssertionError as error:  # PyGithub follows no address off the API's host
+        raise GitHubRefuses(f"{what} answered with an address elsewhere: {str(error)[:100]}") from None
+
+
+def _refusal(what: str, error: GithubException) -> TrainForgeError:
+    status = int(error.status)
+    headers = {str(name).lower(): str(value) for name, value in (error.headers or {}).items()}
+    said = _said(error)
+    if (until := _busy_until(status, headers, said)) is not None:
+        wait = max(0, round(until - time.time()))
+        return GitHubBusy(f"GitHub's rate limit is used up for {wait} s more", until, hint="it is tried then")
+    if status == 401:
+        return NotTrusted(
+            f"{what}: the token or key is not accepted ({said})",
+            hint="it may have expired or been revoked: `trainforge github connect` takes a new one",
+        )
+    if status == 403:
+        needs = headers.get("x-accepted-github-permissions", "")
+        hint = f"give it {permission_words(needs)}" if needs else "give the token or App what it needs"
+        return GitHubForbids(f"{what} forbids this ({said})", needs, hint=hint)
+    if status == 404:
+        return NotFound(
+            f"{what} has no such thing, or hides it from this token",
+            hint="check the name, and that the token or App was given this repository",
+        )
+    if status >= 500 or status == 0:
+        return Unreachable(f"{what} answered with status {status}", hint="it is tried again")
+    return GitHubRefuses(f"{what} refuses this with status {status}: {said}")
+
+
+def _said(error: GithubException) -> str:
+    data = error.data if isinstance(error.data, dict) else {}
+    parts = [str(data.get("message") or "no reason given")]
+    errors = data.get("errors")
+    for one in errors if isinstance(errors, list) else []:
+        parts.append(str(one.get("message") or one.get("code") or "") if isinstance(one, dict) else str(one))
+    return "; ".join(part for part in parts if part)[:500]
+
+
+def _busy_until(status: int, headers: Mapping[str, str], said: str) -> float | None:
+    """When it may be asked again (GitHub: "Rate limits for the REST API"); None if that is not why."""
+    if status not in (403, 429):
+        return None
+    after = headers.get("retry-after", "")
+    if after.isdigit():
+        return time.time() + int(after)
+    reset = headers.get("x-ratelimit-reset", "")
+    if headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
+        return float(reset) + 1
+    if status == 429 or any(word in said.lower() for word in _SECONDARY):
+        return time.time() + 60
+    return None
+
+
+_PERMISSIONS = {
+    "repository_hooks": "Webhooks", "statuses": "Commit statuses", "checks": "Checks", "contents": "Contents",
+    "pull_requests": "Pull requests", "issues": "Issues", "metadata": "Metadata", "actions": "Actions",
+}  # fmt: skip
+
+
+def permission_words(needs: str) -> str:
+    """`statuses=write` as GitHub's page for tokens calls it: `Commit statuses: read and write`."""
+    words = []
+    for one in re.split(r"[;,]\s*", needs):
+        name, _, level = one.strip().partition("=")
+        known = _PERMISSIONS.get(name, name.replace("_", " ").capitalize())
+        words.append(f"{known}: {'read and write' if level == 'write' else level or 'read'}")
+    return " or ".join(dict.fromkeys(words))[:300]
+
+
+def site_of(api_url: str) -> str:
+    """Where people see what the API is about."""
+    if api_url == GITHUB:
+        return "https://github.com"
+    parts = urlsplit(api_url)
+    return f"{parts.scheme}://{parts.netloc}"
