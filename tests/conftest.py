@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 from support.databases import stop_postgres
+from support.engines import stop_engines
+
+# Looking for engines takes an executor a second; who tests containers names one.
+os.environ.setdefault("TRAINFORGE_EXECUTOR_CONTAINER_ENGINE", "none")
 
 
 def pytest_sessionfinish() -> None:
     """In each parallel worker too, whose exit runs no `atexit`."""
     stop_postgres()
+    stop_engines()

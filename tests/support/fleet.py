@@ -52,6 +52,7 @@ class Fleet:
             "GIT_COMMITTER_EMAIL": "ada@example.org",
             "GIT_CONFIG_NOSYSTEM": "1",
             "OMP_NUM_THREADS": "1",
+            "TRAINFORGE_EXECUTOR_CONTAINER_ENGINE": "none",
         }
         kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
         prefix = f"TRAINFORGE_{program}_"
@@ -113,6 +114,10 @@ class Fleet:
             start_new_session=True,
         )
         log.close()
+
+    def begin(self, name: str, *arguments: str, settings: dict[str, object]) -> None:
+        """Start a command that runs until this fleet is closed, and do not wait for anything."""
+        self._start(name, *arguments, settings=settings)
 
     def start_sender(self, **settings: object) -> None:
         data = self.root / "sender"

@@ -76,6 +76,25 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
     next_step("trainforge executor start")
 
 
+@executor.command()
+@click.argument("key")
+@common_options
+@json_option
+def trust(key: str, config: Path | None, as_json: bool, **options: Any) -> None:
+    """Take orders from one-shot senders (`trainforge direct`) that sign with KEY.
+
+    KEY is the public key, which `trainforge direct --new-key` prints. This takes the place of `join`.
+    """
+    from trainforge.executor.trusting import trust as pin
+
+    identity = pin(_settings(config, options), key)
+    if as_json:
+        print_json({"executor": identity.executor, "name": identity.name, "sender": identity.sender})
+        return
+    click.echo(f"{identity.name} ({identity.executor}) takes orders signed by {identity.sender} now")
+    next_step("trainforge executor start --connection push --tunnel ngrok")
+
+
 @executor.command("rotate-key")
 @common_options
 @json_option
@@ -113,8 +132,17 @@ def rotate_key(config: Path | None, as_json: bool, **options: Any) -> None:
 @click.option("--max-cpu-percent", type=float, help="Share of the cores that jobs get.  [default: 100]")
 @click.option(
     "--isolation",
-    type=click.Choice(["auto", "process", "sandbox"]),
+    type=click.Choice(["auto", "process", "sandbox", "container"]),
     help="How far jobs are kept from this machine.  [default: the strictest that works]",
+)
+@click.option(
+    "--container-engine",
+    type=click.Choice(["auto", "docker", "podman", "none"]),
+    help="What runs containers.  [default: the first that works]",
+)
+@click.option("--container-image", help="For jobs that have to be in a container and name no image.")
+@click.option(
+    "--max-disk-gb", type=float, help="What one job may leave on disk, of 10^9 bytes.  [default: all]"
 )
 @click.option("--labels", help="What jobs may ask for, such as site=lab,disk=nvme.")
 @click.option("--poll-interval", help="Before it asks again after a request for work failed.  [default: 1s]")
@@ -165,7 +193,8 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
     machine, free = about["capabilities"], about["load"]["disk_free_bytes"]
     gpus = ", ".join(gpu["model"] for gpu in machine["gpus"]) or "none"
     click.secho(f"{identity.name}  {identity.executor}", bold=True)
-    click.echo(f"  sender   {identity.sender_url}, {_contact(about)}")
+    who = identity.sender_url or f"one-shot, with key {identity.sender}"
+    click.echo(f"  sender   {who}, {_contact(about)}")
     click.echo(f"  key      {load_key(settings.data_dir).id}")
     click.echo(f"  reached  {about['endpoint'].get('public_url') or 'asks for work itself'}")
     click.echo(f"  machine  {machine['cpu_count']} CPUs, {_gib(machine['memory_bytes'])}, GPUs: {gpus}")
@@ -173,6 +202,8 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
     apart = machine["isolation"]
     bounded = ", ".join(apart["bounded"]) or "nothing"
     click.echo(f"  apart    as {apart['usual']}; control groups bound {bounded}")
+    if "container" in apart["levels"]:
+        click.echo(f"           containers by {apart['engine']}, image {apart['image'] or 'as jobs name'}")
     for what, why in apart["lacks"].items():
         click.echo(f"    lacks {what}: {why}")
     click.echo(f"  disk     {_gib(free)} free for {settings.data_dir}")
@@ -204,7 +235,7 @@ def leave(config: Path | None, as_json: bool, **options: Any) -> None:
     if as_json:
         print_json({"executor": identity.executor, "name": identity.name, "sender": identity.sender_url})
         return
-    click.echo(f"{identity.name} ({identity.executor}) has left {identity.sender_url}")
+    click.echo(f"{identity.name} ({identity.executor}) has left {identity.sender_url or identity.sender}")
 
 
 @executor.command()
