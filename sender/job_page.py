@@ -18,9 +18,17 @@ from trainforge.config.errors import Conflict, ManifestError, TrainForgeError
 from trainforge.config.messages import OUTCOMES, OWNER_ASKED
 from trainforge.config.reasons import REASONS
 from trainforge.config.result import MetricRow, history_csv
-from trainforge.config.views import AttemptView, ExecutorView, JobDetail, MetricPoint, RepositoryView
+from trainforge.config.views import (
+    AttemptView,
+    ExecutorView,
+    JobDetail,
+    LogLine,
+    MetricPoint,
+    RepositoryView,
+)
 from trainforge.sender import actions, job_shapes, streams, text
 from trainforge.sender.actions import in_thread
+from trainforge.sender.breakup import LOOKED_AT, Breakup, breakup, traceback_of
 from trainforge.sender.context import Sender
 from trainforge.sender.levels import LEVELS
 from trainforge.sender.pages import guarded, render
@@ -83,11 +91,14 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
     loads = {} if ended or newest is None else _loads(sender, {node.executor for node in newest.nodes})
     watched = sender.queries.repositories()
     mine = [point for point in points if point.attempt == job.attempt]
+    broken = breakup(newest)
     return {
         "took": text.duration((job.ended or now) - job.started) if job.started else "",
         "left": text.about(left) if left is not None else "",
         "end": now + left if left is not None else None,
         "newest": newest,
+        "broken": broken,
+        "traceback": _traceback(sender, job.id, newest, broken),
         "asking": [] if ended or newest is None else _asking(newest),
         "rows": rows,
         "totals": job_shapes.totals(rows),
@@ -99,6 +110,14 @@ def _shapes(sender: Sender, job: JobDetail, points: Sequence[MetricPoint]) -> di
         "commit_link": _commit_link(watched, job.repository, job.commit),
         "result_link": _commit_link(watched, job.repository, job.result_commit),
     }
+
+
+def _traceback(
+    sender: Sender, job: str, attempt: AttemptView | None, broken: Breakup | None
+) -> list[LogLine]:
+    if attempt is None or broken is None:
+        return []
+    return traceback_of(sender.queries.node_lines(job, attempt.number, broken.first.rank, LOOKED_AT))
 
 
 def _loads(sender: Sender, executors: set[str]) -> dict[str, ExecutorView]:

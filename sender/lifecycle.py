@@ -237,7 +237,7 @@ def _parted(nodes: Sequence[NodeFacts]) -> str:
     return "; ".join(parts)
 
 
-_CONSEQUENCES = frozenset({"connection_lost", "peer_failed", "stopped"})  # of another node's failure, mostly
+CONSEQUENCES = frozenset({"connection_lost", "peer_failed", "stopped"})  # of another node's failure, mostly
 
 
 # --- failing --------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def _cause(attempt: AttemptFacts, failures: dict[int, tuple[str, str]]) -> tuple
 
     def order(node: NodeFacts) -> tuple[bool, float, int]:
         ended = node.ended_at if node.ended_at is not None else float("inf")
-        return failures[node.rank][0] in _CONSEQUENCES, ended, node.rank
+        return failures[node.rank][0] in CONSEQUENCES, ended, node.rank
 
     first = min((node for node in attempt.nodes if node.rank in failures), key=order)
     code, reason = failures[first.rank]

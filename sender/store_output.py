@@ -14,6 +14,7 @@ from trainforge.sender import schema
 from trainforge.sender.database import Database
 
 MAX_ROWS = 5000
+NEWEST_ROWS = 100_000  # so far back one node's lines are looked for among those of all
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,20 @@ class OutputQueries:
         query = _wanted(job, wanted).order_by(lines.c.cursor.desc()).limit(bounded(limit))
         if before is not None:
             query = query.where(lines.c.cursor < before)
+        with self._database.read() as connection:
+            return [_line(row) for row in connection.execute(query).mappings()][::-1]
+
+    def node_lines(self, job: str, attempt: int, node: int, limit: int) -> list[LogLine]:
+        """What one node's processes said last in an attempt, as far as the job's newest output has it."""
+        lines, jobs = schema.log_lines.c, schema.jobs.c
+        newest = sa.select(jobs.cursor - NEWEST_ROWS).where(jobs.id == job).scalar_subquery()
+        query = (
+            sa.select(schema.log_lines)
+            .where(lines.job_id == job, lines.cursor > newest)
+            .where(lines.attempt == attempt, lines.node == node, lines.rank >= 0)
+            .order_by(lines.cursor.desc())
+            .limit(bounded(limit))
+        )
         with self._database.read() as connection:
             return [_line(row) for row in connection.execute(query).mappings()][::-1]
 
