@@ -12,15 +12,15 @@ from pydantic import ValidationError
 
 from trainforge.config import templates
 from trainforge.config.document import Location
+from trainforge.config.manifest_data import Data, several
+from trainforge.config.manifest_keys import Section
 from trainforge.config.manifest_models import (
-    Data,
     Environment,
     Gate,
     Metrics,
     Resources,
     Results,
     Retry,
-    Section,
     Strategy,
     Timeout,
     Training,
@@ -28,6 +28,10 @@ from trainforge.config.manifest_models import (
 from trainforge.config.matrix import expand
 
 _ENTRIES = ("script", "command", "module")
+_LOGIN = {"token", "password"}
+_CREDENTIALS = {
+    "http": _LOGIN, "https": _LOGIN, "gs": {"token"}, "s3": {"key_id", "secret_key", "session_token"},
+}  # fmt: skip
 _HIGHER_IS_BETTER = ("acc", "auc", "f1", "precision", "recall", "bleu", "rouge", "score", "iou", "map", "r2")
 
 
@@ -74,6 +78,8 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
         yield from _named_parameters(training, sections.raw.get("strategy"))
         for retry in sections.read("retry", Retry):
             yield from _in_place(training, retry)
+        for environment in sections.read("environment", Environment):
+            yield from _environment(training, environment)
     for environment in sections.read("environment", Environment):
         yield from _container(environment)
         for resources in sections.read("resources", Resources):
@@ -86,8 +92,7 @@ def _all_faults(sections: _Sections) -> Iterator[Fault]:
         yield from _grace(timeout)
     for results in sections.read("results", Results):
         yield from _results_branch(results)
-    for data in sections.read("data", Data):
-        yield from _data(data)
+    yield from _all_data(sections)
     yield from _gates(sections.raw.get("gates"))
 
 
@@ -144,6 +149,24 @@ def _installation(training: Training) -> Iterator[Fault]:
         about = (("training", "requirements"), ("training", "lockfile"))
         message = "training.lockfile: training.requirements says already what to install"
         yield Fault(("training", "lockfile"), message, "keep one of the two", about)
+    lock = training.lockfile
+    if training.extras and lock and lock.rpartition("/")[2] != "uv.lock":
+        about = (("training", "extras"), ("training", "lockfile"))
+        message = f"training.extras: {lock} says already what to install"
+        yield Fault(about[0], message, "name a uv.lock, or leave extras out", about)
+
+
+def _environment(training: Training, environment: Environment) -> Iterator[Fault]:
+    """How what is installed goes together with where."""
+    if environment.strict and environment.mode == "inherit":
+        about = (("environment", "strict"), ("environment", "mode"))
+        message = "environment.strict: the mode inherit takes whatever the executor has"
+        yield Fault(about[0], message, "try mode: isolated", about)
+    locked = training.lockfile and not training.lockfile.endswith((".txt", ".in"))
+    if environment.torch_backend and locked:
+        about = (("environment", "torch_backend"), ("training", "lockfile"))
+        message = f"environment.torch_backend: {training.lockfile} says already which build of torch"
+        yield Fault(about[0], message, "lock the build that you want", about)
 
 
 def _in_place(training: Training, retry: Retry) -> Iterator[Fault]:
@@ -179,6 +202,10 @@ def _container(environment: Environment) -> Iterator[Fault]:
                 yield Fault(
                     ("environment", key), message, "try mode: container", (*about, ("environment", key))
                 )
+    elif environment.volumes and not environment.contained:
+        volumes = ("environment", "volumes")
+        message = "environment.volumes: only containers have volumes"
+        yield Fault(volumes, message, "name an image, or mode: container", (*about, volumes))
 
 
 def _direction(metrics: Metrics) -> Iterator[Fault]:
@@ -223,11 +250,55 @@ def _results_branch(results: Results) -> Iterator[Fault]:
         yield Fault(place, message, "try branch: trainforge-results", (place,))
 
 
-def _data(data: Data) -> Iterator[Fault]:
-    if data.url.startswith("http:") and data.sha256 is None:
-        message = "data.sha256: missing, and plain http can be changed on the way"
-        about = (("data", "url"), ("data", "sha256"))
-        yield Fault(("data", "url"), message, "add sha256, or use https", about)
+def _all_data(sections: _Sections) -> Iterator[Fault]:
+    """One entry may stand without its list."""
+    raw, names = sections.raw.get("data"), set[str]()
+    listed, secrets = isinstance(raw, list), sections.raw.get("secrets")
+    for index, value in enumerate(several(raw) if isinstance(raw, (dict, list)) else []):
+        here: Location = ("data", index) if listed else ("data",)
+        if here in sections.bad or not isinstance(value, dict):
+            continue
+        kept = {key: item for key, item in value.items() if (*here, key) not in sections.bad}
+        with contextlib.suppress(ValidationError):
+            data = Data.model_validate(kept)
+            said = f"data[{index}]" if listed else "data"
+            for key, message, hint in _data(data, secrets if isinstance(secrets, list) else []):
+                yield Fault((*here, key), f"{said}.{key}: {message}", hint, ((*here, key),))
+            taken = [name for name in names if f"{name}/".startswith(f"{data.name}/")]
+            taken += [name for name in names if f"{data.name}/".startswith(f"{name}/")]
+            if taken or (data.name == "." and len(several(raw)) > 1):
+                message = f"{said}.path: other data are called {data.name} too"
+                if taken and taken[0] != data.name:
+                    message = f"{said}.path: {data.name} and {taken[0]} cannot both be there"
+                yield Fault((*here, "path" if data.path else "url"), message, "add path: other.csv", ())
+            names.add(data.name)
+
+
+def _data(data: Data, secrets: list[Any]) -> Iterator[tuple[str, str, str]]:
+    """Key, what is wrong with it, what to do."""
+    several_files = data.git or data.folder
+    if data.scheme == "http" and data.sha256 is None:
+        yield "url", "sha256 is missing, and plain http can be changed on the way", "add sha256, or use https"
+    if data.sha256 is not None and several_files:
+        yield (
+            "sha256",
+            "it is the digest of one file",
+            "name the commit in ref" if data.git else "leave it away",
+        )
+    if data.ref is not None and not data.git:
+        yield "ref", f"{data.scheme} has no branches", "use a git+https:// URL"
+    if data.unpack and several_files:
+        yield "unpack", "these are several files already", "leave it away"
+    if data.name == "." and not (several_files or data.unpack):
+        yield "path", "a file needs a name", "try path: train.csv"
+    given = data.credentials
+    unknown = [name for name in given.secrets.values() if name not in secrets]
+    if unknown:
+        yield "credentials", f"{unknown[0]} is not among the secrets", f"add secrets: [{unknown[0]}]"
+    if bool(given.key_id) != bool(given.secret_key):
+        yield "credentials", "key_id and secret_key go together", "give both"
+    if wrong := set(given.secrets) - _CREDENTIALS.get(data.scheme.partition("+")[2] or data.scheme, set()):
+        yield "credentials", f"{min(wrong)} is nothing for {data.scheme}", "see docs/data.md"
 
 
 def _gates(gates: Any) -> Iterator[Fault]:

@@ -34,6 +34,7 @@ _DURATION = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _SIZE_PATTERN = r"^\d+(\.\d+)?\s*([KMGTP]i?B?|B)?$"
 _DURATION_PATTERN = r"^(\d+d)?(\d+h)?(\d+m)?(\d+(\.\d+)?s)?$"
+_DATA_SCHEMES = ("file", "http", "https", "s3", "gs", "hf", "git+https", "git+http", "git+ssh", "git+file")
 _CRON_HINT = 'try "0 3 * * 1"'
 
 
@@ -131,13 +132,17 @@ def _url_fault(value: str) -> str | None:
         has_user = "@" in parts.netloc
     except ValueError:
         return "the URL cannot be read"
-    if parts.scheme not in {"file", "http", "https", "s3", "gs", "hf"}:
-        return "its scheme is file, http, https, s3, gs or hf"
-    if has_user:
+    if parts.scheme not in _DATA_SCHEMES:
+        return f"its scheme is one of {', '.join(_DATA_SCHEMES)}"
+    if has_user and (parts.scheme != "git+ssh" or ":" in parts.netloc.partition("@")[0]):
         return "credentials do not belong into a manifest"
-    if parts.scheme == "file":
-        return None if not parts.netloc and parts.path else "try file:///data/train.csv"
+    if parts.scheme in {"file", "git+file"}:
+        return None if not parts.netloc and parts.path else f"try {parts.scheme}:///data/train"
     return None if parts.netloc else "the host is missing"
+
+
+def _ref_fault(value: str) -> str | None:
+    return None if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", value) else _branch_fault(value)
 
 
 def _config_fault(value: str) -> str | None:
@@ -185,6 +190,19 @@ Name = Annotated[
 Module = Annotated[
     str, _matching(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", "a module such as package.train", "leave .py and - away")
 ]
+
+
+def is_conda(path: str) -> bool:
+    """Whether a file of that name is one for conda: environment.yml, or an explicit conda-….lock."""
+    return path.endswith((".yml", ".yaml")) or path.rpartition("/")[2].startswith("conda-")
+
+
+TorchBackend = Annotated[
+    str,
+    _matching(
+        r"auto|cpu|xpu|(cu|rocm)[0-9]{1,3}(\.[0-9]{1,2}){0,2}", "a build of torch such as cu128, or auto"
+    ),
+]
 PythonVersion = Annotated[
     str,
     _matching(
@@ -203,6 +221,7 @@ Glob = Annotated[str, _checked(_path_fault, "a glob inside the working directory
 Branch = Annotated[str, _checked(_branch_fault, "a branch name")]
 CheckpointStore = Annotated[str, _checked(_store_fault, "an absolute path or a URL")]
 ConfigFile = Annotated[str, _checked(_config_fault, "a JSON or YAML file inside the repository")]
+Ref = Annotated[str, _checked(_ref_fault, "a branch, a tag or a full commit id")]
 DataUrl = Annotated[str, _checked(_url_fault, "a URL")]
 Pattern = Annotated[str, _checked(_pattern_fault, "a regular expression")]
 EnvName = Annotated[str, _checked(env_fault, "a variable's name")]
@@ -327,10 +346,6 @@ def _memory_range(text: str) -> tuple[int, int | None]:
     return least, most
 
 
-def _countable(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
 def parse_limit(value: Any) -> float | str:
     """A number, or `base` for whatever the base's result has."""
     if value == "base":
@@ -338,6 +353,10 @@ def parse_limit(value: Any) -> float | str:
     if not _is_number(value) or not math.isfinite(value):
         raise expected("a number or base")
     return float(value)
+
+
+def _countable(value: Any) -> bool:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
 def _number_or_text(value: NodeRange | GpuRequest) -> int | str:
@@ -383,15 +402,15 @@ Gpus = Annotated[
     PlainSerializer(_number_or_text, return_type=int | str),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0, "maximum": MAX_GPUS}, {"type": "string"}]}),
 ]
-Plain = Annotated[Any, BeforeValidator(plain)]
-RetryCode = Literal[
-    "checkout_failed",
-    "rendezvous_unreachable",
 Limit = Annotated[
     float | Literal["base"],
     PlainValidator(parse_limit),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"const": "base"}]}),
 ]
+Plain = Annotated[Any, BeforeValidator(plain)]
+RetryCode = Literal[
+    "checkout_failed",
+    "rendezvous_unreachable",
     "connection_lost",
     "script_failed",
     "out_of_memory",
@@ -399,5 +418,6 @@ Limit = Annotated[
     "timeout_setup",
     "lost",
     "disk_full",
+    "container_failed",
     "internal",
 ]

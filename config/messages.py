@@ -100,7 +100,8 @@ class Gpu(Message):
     model: str
     memory_bytes: int
     driver: str = ""
-    cuda: str = ""
+    cuda: str = ""  # the newest version that the driver supports
+    problem: Text = ""  # why no job is to have it
 
 
 class Capabilities(Message):
@@ -124,6 +125,7 @@ class Capabilities(Message):
     utc_offset: float = Field(default=0.0, ge=-86_400, le=86_400)  # seconds that its time is ahead of UTC
     policy: Policy | None = None  # what its owner lets jobs do there
     isolation: Isolation | None = None  # how far it keeps a job apart; None: it does not say
+    installers: list[str] = []  # of uv, pip and conda, those that are there
     closed: Text = ""  # why it takes no new jobs at the moment, such as a disk that is low
 
 
@@ -304,6 +306,16 @@ class Usage(Message):
     gpu_memory_bytes: list[int] = []
 
 
+class GpuUse(Message):
+    """Of one GPU during a training; percent of its time, and of its memory all that was in use."""
+
+    uuid: str
+    mean_percent: float
+    peak_percent: float
+    mean_memory_bytes: int
+    peak_memory_bytes: int
+
+
 class Ended(Message):
     """Training, or preparing for it, has ended at this node. An empty `code` is success."""
 
@@ -314,6 +326,9 @@ class Ended(Message):
     world_size: int | None = None  # as the processes reported it, where they did
     peak_memory_bytes: int | None = None  # of its processes together
     cpu_s: float | None = None
+    peak_disk_bytes: int | None = None  # of its folders
+    log_bytes: int | None = None  # of all that was printed and reported
+    gpus: list[GpuUse] = Field(default=[], max_length=64)
 
 
 class PublishWaiting(Message):

@@ -41,6 +41,18 @@ REASONS: dict[str, Reason] = {
     "environment_failed": Reason(
         "the Python environment could not be prepared", "read the installer's lines in the log"
     ),
+    "requirements_unpinned": Reason(
+        "environment.strict takes only what has a version and a digest",
+        "pin the lines named with `uv pip compile --generate-hashes`, or name a uv.lock",
+    ),
+    "torch_misfit": Reason(
+        "the job's torch cannot use the machine's GPUs",
+        "install the build that is named, with environment.torch_backend",
+        "elsewhere",
+    ),
+    "gpu_unavailable": Reason(
+        "a GPU that the job was given cannot be used", "look at the GPU named on that machine", "elsewhere"
+    ),
     "data_failed": Reason("the training data could not be prepared", "check data.url and data.sha256"),
     "rendezvous_unreachable": Reason(
         "the nodes cannot reach each other", "open the port between the machines named", "later"
@@ -61,6 +73,16 @@ REASONS: dict[str, Reason] = {
         "the job used more memory than the machine's owner allows",
         "ask for as much with resources.memory, or lower the batch size",
         "later",
+    ),
+    "disk_limit": Reason(
+        "the job wrote more to disk than the machine's owner allows",
+        "keep fewer checkpoints and files, or ask the machine's owner",
+    ),
+    "log_limit": Reason(
+        "the job printed more than the machine's owner allows", "print less, or ask the machine's owner"
+    ),
+    "container_failed": Reason(
+        "the container could not be made or started", "read the engine's lines in the log", "later"
     ),
     "secret_missing": Reason(
         "a secret that the manifest names is not set", "set it with `trainforge secret set`, then retry"

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from trainforge.config.gates import BaseResult, Verdict, change
 from trainforge.config.matrix import cell_name
-from trainforge.config.messages import Capabilities, MetricValues, Outcome
+from trainforge.config.messages import Capabilities, GpuUse, MetricValues, Outcome
 
 FORMAT = 1
 _LAST_MOMENT = 253_402_300_799.0  # of the year 9999
@@ -38,6 +38,9 @@ class NodeRecord(BaseModel):
     tail: str = ""
     peak_memory_bytes: int | None = None
     cpu_s: float | None = None
+    peak_disk_bytes: int | None = None
+    log_bytes: int | None = None
+    gpus: list[GpuUse] = []
     capabilities: Capabilities | None = None
 
 
@@ -56,6 +59,18 @@ class Artifact(BaseModel):
     size: int
     sha256: str
     stored: str = "git"
+
+
+class DataRecord(BaseModel):
+    """Data that the job was given. `cached`: the machine had them already; sizes are bytes."""
+
+    name: str
+    url: str
+    sha256: str = ""  # of a file, or of the archive that was unpacked
+    commit: str = ""
+    size: int = 0
+    files: int = 1
+    cached: bool = False
 
 
 class JobRecord(BaseModel):
@@ -96,6 +111,7 @@ class JobRecord(BaseModel):
     gates: list[Verdict] = []  # what became of the manifest's gates; of a job that completed
     base: BaseResult | None = None  # what it is compared with
     environment: dict[str, str] = {}  # file name -> text: lock, interpreter, hardware
+    data: list[DataRecord] = []  # of rank 0's machine
     folder: str = ""  # on the results branch
 
     @property
@@ -217,6 +233,7 @@ def render_page(record: JobRecord, artifacts: list[Artifact]) -> str:
         lines += [f"| {plain(a.path)} | {a.size} | {plain(a.stored)} |" for a in artifacts[:200]] + [""]
     if record.notices:
         lines += ["## Notices", "", *[f"- {plain(notice)}" for notice in record.notices], ""]
+    lines += _data(record)
     lines += _reproduce(record)
     return "\n".join(lines)
 
@@ -254,7 +271,22 @@ def _facts(record: JobRecord) -> list[str]:
             cpus = str(has.cpu_count) if has else ""
             lines.append(f"| {node.rank} | {plain(node.name)} | {cpus} | {plain(gpus)} | {node.state} |")
         lines.append("")
-    return lines
+    return lines + _gpus(record)
+
+
+def _gpus(record: JobRecord) -> list[str]:
+    """What the GPUs were used for, where somebody measured that."""
+    rows = [
+        f"| {node.rank} | {plain(gpu.uuid)} | {gpu.mean_percent:.0f}% | {gpu.peak_percent:.0f}% "
+        f"| {gpu.mean_memory_bytes / 2**30:.1f} GiB | {gpu.peak_memory_bytes / 2**30:.1f} GiB |"
+        for node in record.nodes
+        for gpu in node.gpus
+    ]
+    head = [
+        "| rank | GPU | mean use | peak use | mean memory | peak memory |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
+    return [*head, *rows, ""] if rows else []
 
 
 def _failure(record: JobRecord) -> list[str]:
@@ -313,6 +345,16 @@ def _chart(name: str, rows: list[MetricRow]) -> list[str]:
     title = re.sub(r"[^\w ./-]", "", name)
     line = ", ".join(f"{point:.6g}" for point in kept)
     return ["```mermaid", "xychart-beta", f'    title "{title}"', f"    line [{line}]", "```", ""]
+
+
+def _data(record: JobRecord) -> list[str]:
+    if not record.data:
+        return []
+    lines = ["## Data", "", "| data | from | version | bytes |", "|---|---|---|---:|"]
+    for data in record.data:
+        version = f"sha256 {data.sha256}" if data.sha256 else f"commit {data.commit}" if data.commit else ""
+        lines.append(f"| {plain(data.name)} | {plain(data.url)} | {plain(version)} | {data.size} |")
+    return [*lines, ""]
 
 
 def _reproduce(record: JobRecord) -> list[str]:

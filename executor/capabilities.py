@@ -11,17 +11,17 @@ import socket
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
-import pynvml
 
 from trainforge.config import disk
-from trainforge.config.messages import Capabilities, Gpu, Load
+from trainforge.config.messages import Capabilities, Load
 from trainforge.config.policy import Policy, load_policy
 from trainforge.config.session import session_end
 from trainforge.config.settings import ExecutorSettings
 from trainforge.config.settings_load import config_home
-from trainforge.executor import nvidia_smi
+from trainforge.executor import gpus, installing
 from trainforge.executor.abilities import abilities
 from trainforge.executor.housekeeping import refusal_of
 from trainforge.executor.limits import Limits
@@ -60,9 +60,9 @@ def memory_bytes() -> int:
     return total
 
 
-def own_capabilities(settings: ExecutorSettings) -> Capabilities:
-    """What this machine has, as its settings offer it."""
-    has = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs)
+def own_capabilities(settings: ExecutorSettings, held: Collection[str] = ()) -> Capabilities:
+    """What this machine has, as its settings offer it; `held` are the GPUs of this executor's own jobs."""
+    has = capabilities(settings.data_dir, labels=settings.labels, max_jobs=settings.max_jobs, held=held)
     offset = time.localtime().tm_gmtoff
     closed = disk.low(settings.data_dir, settings.disk_low) or refusal_of(settings.data_dir)
     limits = Limits.of(settings)
@@ -87,6 +87,7 @@ def own_policy(settings: ExecutorSettings) -> Policy | None:
 
 
 _policy = functools.cache(load_policy)
+_installers = functools.cache(installing.installers)
 
 
 def session_ends(settings: ExecutorSettings) -> float:
@@ -95,7 +96,11 @@ def session_ends(settings: ExecutorSettings) -> float:
 
 
 def capabilities(
-    data_dir: Path, *, labels: Mapping[str, str] | None = None, max_jobs: int = 1
+    data_dir: Path,
+    *,
+    labels: Mapping[str, str] | None = None,
+    max_jobs: int = 1,
+    held: Collection[str] = (),
 ) -> Capabilities:
     return Capabilities(
         hostname=socket.gethostname(),
@@ -104,14 +109,38 @@ def capabilities(
         cpu_count=cpu_count(),
         memory_bytes=memory_bytes(),
         disk_free_bytes=int(psutil.disk_usage(str(data_dir)).free),
-        gpus=gpus(),
+        gpus=gpus.offered(gpus.readings(), held),
         python=platform.python_version(),
         torch=version_of("torch"),
         accelerate=version_of("accelerate"),
         trainforge=version_of("trainforge"),
         labels=dict(labels or {}),
         max_jobs=max_jobs,
+        installers=list(_installers()),
     )
+
+
+def hardware(uuids: Collection[str]) -> dict[str, Any]:
+    """What a job runs on, with those of the GPUs that it has, for its result."""
+    given = [one.gpu.model_dump(exclude={"problem"}) for one in gpus.readings() if one.gpu.uuid in uuids]
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()),
+        "cpu": cpu_model(),
+        "cpu_count": cpu_count(),
+        "memory_bytes": memory_bytes(),
+        "driver": next((gpu["driver"] for gpu in given), ""),
+        "gpus": given,
+    }
+
+
+def cpu_model() -> str:
+    """As the kernel names it; empty where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def load(settings: ExecutorSettings, held: Collection[str] = ()) -> Load:
@@ -121,64 +150,12 @@ def load(settings: ExecutorSettings, held: Collection[str] = ()) -> Load:
     """
     offered = Limits.of(settings).memory
     ram = psutil.virtual_memory()
-    uuids, percent, memory = _gpu_load()
+    found = gpus.readings()
     return Load(
         cpu_percent=psutil.cpu_percent(),
         memory_bytes=max(0, offered - ram.available) if offered else int(ram.used),
         disk_free_bytes=int(psutil.disk_usage(str(settings.data_dir)).free),
-        gpu_percent=percent,
-        gpu_memory_bytes=memory,
-        gpu_others_bytes=[0 if uuid in held else used for uuid, used in zip(uuids, memory, strict=True)],
+        gpu_percent=[one.percent for one in found],
+        gpu_memory_bytes=[one.used_bytes for one in found],
+        gpu_others_bytes=[0 if one.gpu.uuid in held else one.used_bytes for one in found],
     )
-
-
-@functools.cache
-def _nvml() -> bool:
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return False
-    return True
-
-
-def gpus() -> list[Gpu]:
-    if not _nvml():
-        return [one.gpu for one in nvidia_smi.listed()]
-    driver = _text(pynvml.nvmlSystemGetDriverVersion())
-    cuda = pynvml.nvmlSystemGetCudaDriverVersion()
-    found = []
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        found.append(
-            Gpu(
-                uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
-                model=_text(pynvml.nvmlDeviceGetName(handle)),
-                memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-                driver=driver,
-                cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-            )
-        )
-    return found
-
-
-def _gpu_load() -> tuple[list[str], list[float], list[int]]:
-    """Of each GPU its name, utilisation and memory in use."""
-    uuids: list[str] = []
-    percent: list[float] = []
-    memory: list[int] = []
-    if not _nvml():
-        found = nvidia_smi.listed()
-        return [one.gpu.uuid for one in found], [one.percent for one in found], [o.used_bytes for o in found]
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        uuids.append(_text(pynvml.nvmlDeviceGetUUID(handle)))
-        memory.append(int(pynvml.nvmlDeviceGetMemoryInfo(handle).used))
-        try:
-            percent.append(float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu))
-        except pynvml.NVMLError:  # a slice of a GPU has no utilisation of its own
-            percent.append(0.0)
-    return uuids, percent, memory
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

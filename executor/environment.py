@@ -1,44 +1,33 @@
-"""The Python that a training runs with: the executor's own, or one built for it and kept by its key.
+"""The Python that a training runs with: the executor's own, or one made for it and kept by its key.
 
-A built environment is made aside, checked, and renamed into place under a lock: what stands under its key
-is whole. The key is the digest of everything that decides what gets installed.
+What a job wants is in `recipe`, how it is made in `installing`, for how long it is kept in `budget`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import hashlib
 import json
 import os
 import platform
 import re
-import secrets
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import uv
-
 from trainforge.config.errors import NodeFailed
-from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
-from trainforge.executor import untrusted
+from trainforge.executor import budget, installing, torch_fit
 from trainforge.executor.commands import Setup
 from trainforge.executor.isolating import BARE, Bare, Walls
 from trainforge.executor.launch import base_environment
+from trainforge.executor.pinned import check_strict
+from trainforge.executor.recipe import OWN, Interpreter, Recipe, key_of, wanted_of
+from trainforge.executor.torch_fit import UNKNOWN, Driver
 
-READY = "trainforge-ready.json"
-MAX_INCLUDES = 50
-MAX_SOURCES = 2000
-_EDITABLE = re.compile(r"^(?:-e|--editable)[\s=]+")
-_INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]+(\S+)")
-_TO_BUILD = re.compile(r"no-build|source dist|[Bb]uilding|no usable wheels|only-binary")
 _COMPARISON = re.compile(r"\s*(>=|<=|==|!=|~=|>|<|)\s*(\d+(?:\.\d+)*)(\.\*)?\s*")
+MACHINE = "machine.json"  # in the node's folder: what it ran on, for the result
+USES_TORCH = ("accelerate", "torchrun")
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,11 @@ class Environment:
     mode: str  # inherit, isolated
     key: str = ""
     base: str = ""  # the Python that an isolated one is built on
+    version: str = ""  # of Python, such as 3.11.7
+    installer: str = ""  # what it was made with: uv, pip, micromamba
+    wanted: str = ""  # the file that says what is in it
+    torch: str = ""  # its version, with its CUDA version
+    strict: bool = False
 
     @property
     def folders(self) -> list[Path]:
@@ -56,67 +50,65 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What to build: `python` is a version wanted, or empty for the executor's own."""
+class Place:
+    """Where a job's environment is chosen: its commit, this machine's cache, driver and given GPUs."""
 
-    python: str
-    requirements: Path | None
     cwd: Path
-    env: Mapping[str, str]
+    cache: Path
     walls: Walls | Bare = BARE
-
-    @property
-    def within(self) -> dict[str, str]:
-        """The variables within the walls."""
-        return self.walls.environment(self.env) | {"UV_CACHE_DIR": str(uv_cache(self.env))}
-
-    def reading(self) -> list[Path]:
-        """What uv's own settings name, such as a folder of wheels."""
-        named = (Path(value) for name, value in self.env.items() if name.startswith(("UV_", "PIP_", "SSL_")))
-        return [self.cwd, *(path for path in named if path.is_absolute() and path.exists())]
+    work: Path | None = None  # the commit's folder; default: `cwd`
+    node: Path | None = None  # the node's, which has a lease on what it uses
+    driver: Driver = UNKNOWN
+    gpus: Sequence[str] = ()
 
 
-def prepare(
-    manifest: Manifest,
-    cwd: Path,
-    cache: Path,
-    setup: Setup,
-    inherited: Mapping[str, str],
-    *,
-    walls: Walls | Bare = BARE,
-) -> Environment:
-    """The environment that the manifest asks for, built now if it has to be.
+def prepare(manifest: Manifest, place: Place, setup: Setup, inherited: Mapping[str, str]) -> Environment:
+    """The environment that the manifest asks for, made now if it has to be.
 
     Raises:
-        NodeFailed: `environment_failed`, with the installer's last lines.
+        NodeFailed: `environment_failed`, with the installer's last lines; `requirements_unpinned`;
+            `torch_misfit`, when its torch cannot use the machine's GPUs.
     """
-    requirements = _requirements(manifest, cwd)
-    mode = manifest.environment.mode
-    if mode == "container":
+    wanted, around = wanted_of(manifest, place.cwd), manifest.environment
+    if around.mode == "container":
         raise NodeFailed("environment.mode container is not in effect yet", code="environment_failed")
-    wanted = manifest.training.python or ""
-    fits = python_fits(wanted, platform.python_version())
-    if mode == "inherit" and not fits:
+    asked = manifest.training.python or ""
+    fits = python_fits(asked, platform.python_version())
+    if around.mode == "inherit" and not fits:
         raise NodeFailed(
-            f"the executor runs Python {platform.python_version()}, training.python asks for {wanted}",
+            f"the executor runs Python {platform.python_version()}, training.python asks for {asked}",
             code="environment_failed",
         )
-    recipe = Recipe(wanted, requirements, cwd, _uv_environment(inherited), walls)
-    if mode == "inherit" or (mode == "auto" and fits and satisfied(recipe)):
-        return Environment(sys.executable, "inherit")
-    return _isolated(recipe, cache, setup)
+    if around.mode == "inherit" and around.strict:
+        words = "environment.strict takes an environment of the job's own, and this executor gives it none"
+        raise NodeFailed(f"{words} (environment_mode: inherit)", code="policy_refused")
+    backend = around.torch_backend or ""
+    backend = torch_fit.backend(place.driver, place.gpus) if backend == "auto" else backend
+    env = _installers_environment(inherited, place.cache)
+    recipe = Recipe(wanted, place.cwd, env, OWN, around.strict, backend, place.work, place.walls)
+    if around.strict:
+        check_strict(recipe)
+    if around.mode == "inherit" or (around.mode == "auto" and fits and satisfied(recipe)):
+        chosen = Environment(sys.executable, "inherit", version=platform.python_version())
+    else:
+        own = fits or wanted.kind == "conda"
+        recipe = recipe if own else replace(recipe, interpreter=_interpreter(asked, recipe, setup))
+        chosen = _isolated(recipe, place, setup)
+    file = os.path.relpath(wanted.file, place.cwd) if wanted.file else ""
+    return _with_torch(replace(chosen, wanted=file, strict=around.strict), manifest, place, setup)
 
 
-def _requirements(manifest: Manifest, cwd: Path) -> Path | None:
-    name = manifest.training.requirements
-    if name is None:
-        return None
-    path = cwd / name
-    if not path.is_file() or not path.resolve().is_relative_to(cwd.resolve()):
-        raise NodeFailed(
-            f"training.requirements: there is no file {name} in this commit", code="environment_failed"
-        )
-    return path
+def _with_torch(chosen: Environment, manifest: Manifest, place: Place, setup: Setup) -> Environment:
+    """Before anything trains: whether its torch can use the job's GPUs."""
+    torch = torch_fit.torch_of(chosen.python)
+    why = torch_fit.misfit(torch, place.driver, place.gpus)
+    if why and manifest.training.launcher in USES_TORCH:
+        raise NodeFailed(why, code="torch_misfit")
+    if why:  # the script may use the GPUs by other means
+        setup.say(f"warning: {why}")
+    if torch is None:
+        return chosen
+    return replace(chosen, torch=f"{torch.version}, CUDA {torch.cuda}" if torch.cuda else torch.version)
 
 
 def python_fits(wanted: str, version: str) -> bool:
@@ -140,221 +132,110 @@ def python_fits(wanted: str, version: str) -> bool:
 
 
 def satisfied(recipe: Recipe) -> bool:
-    """Whether this interpreter already has what the file asks for: uv would install nothing, offline."""
-    if recipe.requirements is None:
-        return True
-    argv = [uv.find_uv_bin(), "pip", "install", "--dry-run", "--offline", "--no-build", "--no-config"]
-    argv += ["--python", sys.executable, "--break-system-packages", "-r", str(recipe.requirements)]
+    """Whether this interpreter already has what the file asks for: nothing would be installed, offline."""
+    wanted = recipe.wanted
+    if wanted.file is None:
+        return not recipe.strict
+    if wanted.kind != "requirements" or recipe.strict or recipe.backend:
+        return False
+    program = installing.find_uv()
+    argv = [program, "pip", "install", "--dry-run", "--offline", "--no-build", "--no-config"]
+    argv += ["--python", sys.executable, "--break-system-packages"]
+    if not program:
+        argv = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index"]
+    argv += [part for extra in wanted.extras for part in ("--extra", extra)]
+    argv += [part for file in wanted.files for part in ("-r", str(file))]
     answer = subprocess.run(
-        [*_reader(recipe), *argv],
+        [*installing.reader(recipe), *argv],
         cwd=recipe.cwd,
         env=recipe.within,
         capture_output=True,
         timeout=120,
         check=False,
     )
-    return answer.returncode == 0 and b"Would install" not in answer.stderr
+    return answer.returncode == 0 and b"Would install" not in answer.stderr + answer.stdout
 
 
-def _reader(recipe: Recipe, write: Sequence[Path] = ()) -> list[str]:
-    """Around uv as ours, with the cache that all jobs share: it reads what a job wrote and runs nothing."""
-    shared = uv_cache(recipe.env)
-    shared.mkdir(parents=True, exist_ok=True)
-    return recipe.walls.before(
-        recipe.cwd, write=[shared, *write], read=recipe.reading(), network=True, as_us=True
-    )
-
-
-def uv_cache(env: Mapping[str, str]) -> Path:
-    """Where uv keeps what it has fetched."""
-    home = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME") or Path.home()) / ".cache")
-    return Path(env.get("UV_CACHE_DIR") or home / "uv")
-
-
-def _uv_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """uv's own settings of the machine (an index, a cache) stay; bytecode is compiled while building."""
+def _installers_environment(inherited: Mapping[str, str], cache: Path) -> dict[str, str]:
+    """uv's and pip's own settings of the machine stay; Pythons that uv fetches lie with the environments."""
     kept = {name: value for name, value in inherited.items() if name.startswith(("UV_", "PIP_", "NETRC"))}
-    return {**base_environment(inherited), **kept, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    ours = {"UV_NO_PROGRESS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    fetched = {
+        "UV_PYTHON_DOWNLOADS": "manual",
+        "UV_PYTHON_INSTALL_DIR": str(cache.parent / "python"),
+        "UV_PYTHON_INSTALL_BIN": "0",
+    }
+    return {**base_environment(inherited), **ours, **fetched, **kept}
 
 
-def _isolated(recipe: Recipe, cache: Path, setup: Setup) -> Environment:
-    key = environment_key(recipe.python, recipe.requirements)
-    home = cache / key
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / f"{key}.lock", setup):
-        if not _whole(home, recipe.walls):
-            shutil.rmtree(home, ignore_errors=True)
-            _build(home, recipe, setup)
+def _interpreter(asked: str, recipe: Recipe, setup: Setup) -> Interpreter:
+    """A Python of the version asked for: one of the machine's, else one that uv fetches."""
+    program = installing.find_uv()
+    if not program:
+        words = f"training.python asks for {asked}, this is {platform.python_version()}"
+        raise NodeFailed(
+            f"{words}, and without uv there is no other: pip install uv", code="environment_failed"
+        )
+    found = _find_python(program, asked, recipe)
+    if found is None:
+        setup.say(f"there is no Python {asked} here: fetching one")
+        argv = [program, "python", "install", "--no-config", asked]
+        setup.run(argv, cwd=recipe.cwd, env=recipe.env, code="environment_failed")
+        found = _find_python(program, asked, recipe)
+    if found is None:
+        raise NodeFailed(f"there is no Python {asked} for this machine", code="environment_failed")
+    return found
+
+
+def _find_python(program: str, asked: str, recipe: Recipe) -> Interpreter | None:
+    argv = [program, "python", "find", "--no-config", "--no-project", "--system", "--no-python-downloads"]
+    said = [
+        subprocess.run(
+            [*argv, *more, asked], env=recipe.env, cwd="/", capture_output=True, timeout=60, check=False
+        ).stdout.decode().strip()
+        for more in ([], ["--show-version"])
+    ]  # fmt: skip
+    return Interpreter(said[0], said[1]) if all(said) else None
+
+
+def _isolated(recipe: Recipe, place: Place, setup: Setup) -> Environment:
+    key = key_of(recipe)
+    home = place.cache / key
+    with budget.locked(home, setup.check):
+        if not installing.whole(home, place.walls):
+            budget.discard(home)
+            installing.build(home, recipe, setup)
         else:
             setup.say(f"environment {key[:12]} is kept from before")
-        os.utime(home)
-    return Environment(str(home / "bin" / "python"), "isolated", key, _note(home)["base"])
-
-
-def environment_key(wanted: str, requirements: Path | None) -> str:
-    digest = hashlib.sha256()
-    for part in ("1", wanted or platform.python_version(), sys.implementation.cache_tag, platform.machine()):
-        digest.update(part.encode() + b"\0")
-    for content in _contents(requirements):
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()[:40]
-
-
-def _contents(path: Path | None) -> Iterator[bytes]:
-    """A requirements file, every file it includes, and every local file it names."""
-    todo = [path] if path else []
-    seen: set[Path] = set()
-    while todo and len(seen) < MAX_INCLUDES:
-        current = todo.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        try:
-            content = current.read_bytes()
-        except OSError:
-            continue
-        yield content
-        for line in (
-            content.decode("utf-8", "replace").splitlines() if current.suffix in ("", ".txt", ".in") else ()
-        ):
-            include = _INCLUDE.match(line)
-            name = (
-                include[1] if include else _EDITABLE.sub("", line.split("#")[0].strip()).rpartition("@ ")[2]
-            )
-            local = current.parent / name.removeprefix("file://").partition("[")[0]
-            if name and len(name) < 500 and local.is_file():
-                todo.append(local)
-            elif name and len(name) < 500 and local.is_dir():
-                yield from _sources(local)
-
-
-def _sources(folder: Path) -> Iterator[bytes]:
-    """All of a package that is built from the commit: another commit's is another one."""
-    files = (path for path in sorted(folder.rglob("*")) if ".git" not in path.relative_to(folder).parts)
-    for number, path in enumerate(path for path in files if path.is_file()):
-        if number >= MAX_SOURCES:
-            yield secrets.token_bytes(16)  # too many to look at: never found again
-            return
-        yield str(path.relative_to(folder)).encode()
-        yield path.read_bytes()
-
-
-@contextlib.contextmanager
-def _locked(path: Path, setup: Setup) -> Iterator[None]:
-    """Wait for whoever builds the same environment, as long as this node may."""
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                setup.check()
-                time.sleep(0.1)
-        yield
-
-
-def _note(home: Path) -> dict[str, str]:
-    """What was written down of a whole environment; nothing of one that is not whole."""
-    try:
-        return {"base": "", **json.loads((home / READY).read_text())}
-    except (OSError, ValueError):
-        return {}
-
-
-def _whole(home: Path, walls: Walls | Bare) -> bool:
-    note = _note(home)
-    return bool(note) and _runs(home, note["base"], walls)
-
-
-def _runs(home: Path, base: str, walls: Walls | Bare) -> bool:
-    code = "import sys; sys.exit(sys.prefix == sys.base_prefix)"
-    before = walls.before(home, read=[home, Path(base)] if base else [home], network=False)
-    try:
-        argv = [*before, str(home / "bin" / "python"), "-I", "-c", code]
-        env = walls.environment(os.environ)
-        return subprocess.run(argv, env=env, capture_output=True, timeout=60, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-
-
-def _build(home: Path, recipe: Recipe, setup: Setup) -> None:
-    """Make it empty, install, compile, look whether it runs.
-
-    What is installed runs code of its own from there on, and is built by code of its own if it is no wheel:
-    that is the job's, and cannot reach the cache that all jobs share.
-    """
-    aside = home.with_name(f".{home.name}.{secrets.token_hex(4)}")
-    setup.say(f"building environment {home.name[:12]}")
-    try:
-        python = recipe.python or sys.executable
-        argv = [uv.find_uv_bin(), "venv", "--no-config", "--relocatable", "--python", python, str(aside)]
-        setup.run(argv, cwd=home.parent, env=recipe.env, code="environment_failed")
-        base = _base(aside)
-        if recipe.requirements:
-            _install(aside, base, recipe, setup)
-        if not _runs(aside, base, recipe.walls):
-            raise NodeFailed("the new environment's Python does not start", code="environment_failed")
-        failpoint("25.executor.environment")
-        recipe.walls.take_back(aside)
-        note = {"python": recipe.python, "key": home.name, "base": base}
-        untrusted.write_new(aside / READY, json.dumps(note))
-        aside.rename(home)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _base(home: Path) -> str:
-    """The Python that a new environment is built on, where its own links lead."""
-    return str((home / "bin" / "python").resolve().parent.parent)
-
-
-def _install(aside: Path, base: str, recipe: Recipe, setup: Setup) -> None:
-    """Wheels if they are all there are, for which nothing of theirs runs; else what has to be built too."""
-    argv = [uv.find_uv_bin(), "pip", "install", "--no-config"]
-    argv += ["--python", str(aside / "bin" / "python"), "-r", str(recipe.requirements)]
-    walls, code = recipe.walls, "environment_failed"
-    alone = walls.apart or walls.user is not None
-    if not alone:
-        setup.run(argv, cwd=recipe.cwd, env=recipe.env, code=code, before=_reader(recipe, [aside]))
-    else:
-        try:
-            before = _reader(recipe, [aside])
-            wheels = [*argv, "--no-build", "--link-mode", "copy"]  # links do not reach out of a sandbox
-            setup.run(wheels, cwd=recipe.cwd, env=recipe.within, code=code, before=before)
-        except NodeFailed as failed:
-            if not _TO_BUILD.search(failed.message):
-                raise
-            setup.say("some of these have to be built: once more, apart from other jobs")
-            walls.hand_over([aside])
-            before = walls.before(recipe.cwd, write=[aside], read=[*recipe.reading(), Path(base)])
-            env = walls.environment(recipe.env)
-            env["UV_CACHE_DIR"] = f"{env['TMPDIR']}/uv"
-            setup.run(argv, cwd=recipe.cwd, env=env, code=code, before=before)
-        walls.hand_over([aside])
-    compiling = [
-        str(aside / "bin" / "python"),
-        "-I",
-        "-m",
-        "compileall",
-        "-qq",
-        "-j",
-        "0",
-        str(aside / "lib"),
-    ]
-    before = walls.before(aside, write=[aside], read=[Path(base)], network=False)
-    with contextlib.suppress(NodeFailed):  # some packages hold files that are not for this Python
-        setup.run(compiling, cwd=aside, env=walls.environment(recipe.env), code=code, before=before)
+        if place.node is not None:
+            budget.lease(place.node, home)
+    note = installing.note(home)
+    python = str(home / "bin" / "python")
+    return Environment(python, "isolated", key, note["base"], note["version"], note["installer"])
 
 
 def freeze(chosen: Environment, inherited: Mapping[str, str], walls: Walls | Bare = BARE) -> str:
     """The installed packages with their versions, for the result."""
-    argv = [uv.find_uv_bin(), "pip", "freeze", "--no-config", "--no-cache", "--python", chosen.python]
-    home = Path(chosen.python).parent.parent
+    home, program = Path(chosen.python).parent.parent, installing.find_uv()
+    if (home / "conda-meta").is_dir():
+        return _conda_list(home)
+    argv = [program, "pip", "freeze", "--no-config", "--no-cache", "--python", chosen.python]
+    if not program:
+        argv = [sys.executable, "-m", "pip", "--python", chosen.python, "freeze"]
     answer = subprocess.run(
         [*walls.before(home, read=chosen.folders, network=False), *argv],
-        env=walls.environment(_uv_environment(inherited)),
+        env=walls.environment(_installers_environment(inherited, home)),
         capture_output=True,
         timeout=60,
         check=False,
     )
     return answer.stdout.decode("utf-8", "replace") if answer.returncode == 0 else ""
+
+
+def _conda_list(home: Path) -> str:
+    """As `conda list --explicit --md5` has it, which conda makes the same environment from."""
+    urls = []
+    for path in (home / "conda-meta").glob("*.json"):
+        about = json.loads(path.read_text())
+        urls.append(f"{about.get('url', path.stem)}#{about.get('md5', '')}")
+    return "\n".join(["@EXPLICIT", *sorted(urls)]) + "\n"

@@ -49,6 +49,7 @@ from trainforge.executor.commands import Interrupted, Setup
 from trainforge.executor.deadline import deadline
 from trainforge.executor.follow import Follower
 from trainforge.executor.isolating import Walls
+from trainforge.executor.job_gpus import JobGpus
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.keeping import Keeping
@@ -100,6 +101,7 @@ class Node(threading.Thread):
         self.preparation = Preparation(
             self.key, self.folder, self.order, services, self.secrets, self.walls, self._phase
         )
+        self.gpus = JobGpus(self.order.gpus, self.folder / "gpus.json")
         self.keeping = Keeping(services.data_dir, key, self.order, self._warn)
         self.barrier = Barrier(self.key.rank, self.journal, services.advertise, self._phase)
 
@@ -197,6 +199,7 @@ class Node(threading.Thread):
 
     def _say_ended(self, ended: Ended) -> None:
         self.walls.remove()
+        self.gpus.release()
         if ended.code == "disk_full":  # what nobody needs any more makes room for what is still to be said
             shutil.rmtree(self.folder / "work", ignore_errors=True)
         while self.supervised.begun and not self.secrets.settle() and not self._abandoned:
@@ -261,6 +264,8 @@ class Node(threading.Thread):
         lease = functools.partial(budget.lease, self.folder)
         setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick, lease=lease)
         self.follower.add(setup.log, -1, "setup")
+        if not self.order.prepare:
+            self.gpus.take()
         prepared = self.preparation.run(setup)
         self.keeping.store(prepared.manifest)  # what cannot be opened is to be known before the training
         return prepared
@@ -290,7 +295,8 @@ class Node(threading.Thread):
         failpoint("26.executor.launch")
         if not self.supervised.started:
             self.secrets.require(self._stop_if_asked, self._wait)
-            self.supervised.start(self.secrets.private())
+            self.gpus.take()
+            self.supervised.start(self.secrets.private(), self.gpus.descriptors)
         failpoint("26.executor.training")
         if self.journal.find("started") is None:
             self._phase("training")
@@ -308,6 +314,7 @@ class Node(threading.Thread):
             wait=self._wait,
             stopping=self._stop_order,
             out_of_memory=self.walls.out_of_memory,
+            gpus=self.gpus,
         )
         return self._keeping(manifest, watch)
 
@@ -370,7 +377,9 @@ class Node(threading.Thread):
         read = [folders.run, folders.data, *prepared.reads, *self.preparation.git_objects()]
         cwd = self.preparation.working_folder(prepared.manifest)
         before = self.walls.before(cwd, write=write, read=read)
-        return Around(tuple(before), self.walls.apart, self.walls.user)
+        taken = (folders.work, folders.output, folders.checkpoint, *self.walls.scratch())
+        remove = tuple(self.walls.end(before))
+        return Around(tuple(before), self.walls.apart, self.walls.user, remove, taken)
 
     def _folders(self, manifest: Manifest, data_folder: Path, resume: str) -> launch.Folders:
         run, output = self.folder / "run", self.folder / "output"

@@ -12,8 +12,20 @@ from pathlib import Path
 from trainforge.config.errors import NodeFailed
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.messages import NodeKey, NodePhase, RunOrder
-from trainforge.executor import budget, checkout, data, environment, launch, publishing, supervisor
+from trainforge.executor import (
+    budget,
+    checkout,
+    containing,
+    data,
+    environment,
+    images,
+    launch,
+    publishing,
+    supervisor,
+)
+from trainforge.executor.capabilities import hardware
 from trainforge.executor.commands import Setup
+from trainforge.executor.gpus import driver_of
 from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.services import Services
@@ -90,7 +102,7 @@ class Preparation:
         (self.folder / MANIFEST).write_bytes(content)
         manifest = self._parse(content)
         self.services.acceptance.check_manifest(manifest, self.order)
-        self.walls.build(manifest, self.services.acceptance.policy, self.order.gpus)
+        self.walls.build(manifest, self.services.acceptance.policy, self.order.gpus, nodes=self.order.nodes)
         checkout.work_tree(mirror, self.order, self.folder / "work")
         script = manifest.training.script
         if script is not None and not (self.working_folder(manifest) / script).is_file():
@@ -117,14 +129,43 @@ class Preparation:
         done = self.folder / "environment.json"
         if done.exists():
             kept = environment.Environment(**json.loads(done.read_text()))
-            if os.access(kept.python, os.X_OK):
+            if kept.mode == "container" or os.access(kept.python, os.X_OK):
                 return kept
         cwd = self.working_folder(manifest)
-        cache = self.services.data_dir / "cache" / "environments"
-        chosen = environment.prepare(manifest, cwd, cache, setup, os.environ, walls=self.walls)
+        if self.walls.contained:
+            chosen = self._image(manifest, cwd, setup)
+        else:
+            chosen = environment.prepare(manifest, self._place(cwd), setup, os.environ)
         self._set_up(manifest, cwd, chosen, setup)
+        supervisor.write_atomically(self.folder / environment.MACHINE, hardware(self.order.gpus))
         supervisor.write_atomically(done, asdict(chosen))
         return chosen
+
+    def _place(self, cwd: Path) -> environment.Place:
+        """Where its environment is made and kept."""
+        return environment.Place(
+            cwd=cwd,
+            cache=self.services.data_dir / "cache" / "environments",
+            walls=self.walls,
+            work=self.folder / "work",
+            node=self.folder,
+            driver=driver_of(self.order.gpus),
+            gpus=self.order.gpus,
+        )
+
+    def _image(self, manifest: Manifest, cwd: Path, setup: Setup) -> environment.Environment:
+        """That of the job's container, with what its requirements add in the job's own home."""
+        here = images.Images(self.walls.engine, self.services.data_dir / images.CACHE)
+        image, inside = here.prepare(manifest, cwd, self.services.settings.container_image, setup)
+        images.check(manifest, image, inside, processes=self.order.nodes * self.order.processes_per_node)
+        containing.keep_image(self.folder, image)
+        if manifest.training.requirements:
+            self.walls.hand_over([self.folder / "work"])
+            env = self.walls.environment(launch.base_environment(os.environ)) | images.INSTALLING
+            before = self.walls.before(cwd, read=[self.folder / "work"])
+            argv = images.install(image, manifest.training.requirements)
+            setup.run(argv, cwd=cwd, env=env, code="environment_failed", before=before)
+        return environment.Environment(image.python, "container")
 
     def _set_up(self, manifest: Manifest, cwd: Path, chosen: environment.Environment, setup: Setup) -> None:
         """Run the job's own commands, behind its walls."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -34,7 +35,7 @@ from trainforge.config.messages import (
 from trainforge.config.reasons import REASONS
 from trainforge.config.result import Artifact, JobRecord, commit_message, result_files
 from trainforge.config.result_index import shared_files
-from trainforge.executor import collect, environment, supervisor
+from trainforge.executor import collect, environment, images, supervisor
 from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
@@ -316,10 +317,15 @@ class Publishing:
             chosen = json.loads((self.folder / "environment.json").read_text())
         except (OSError, ValueError):
             return {}
-        apart = {"level": self.walls.chosen.level, "network": self.walls.chosen.network}
-        chosen |= {"isolation": apart | {"own_user": self.walls.user is not None}}
+        chosen |= {"isolation": self.walls.told()}
         files = {"environment.json": self.secrets.text(json.dumps(chosen, indent=2)) + "\n"}
         names = ("python", "mode", "key", "base")
         built = environment.Environment(**{name: chosen[name] for name in names if name in chosen})
-        packages = self.secrets.text(environment.freeze(built, os.environ, self.walls))
+        with contextlib.suppress(OSError, ValueError):
+            machine = json.loads((self.folder / environment.MACHINE).read_text())
+            files["machine.json"] = json.dumps(machine, indent=2) + "\n"
+        if self.walls.contained:
+            packages = self.secrets.text(images.packages(self.services.data_dir / images.CACHE, self.folder))
+        else:
+            packages = self.secrets.text(environment.freeze(built, os.environ, self.walls))
         return files | ({"requirements.lock.txt": packages} if packages else {})

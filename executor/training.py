@@ -13,6 +13,7 @@ from trainforge.config.messages import Ended, Log, Note, StopOrder
 from trainforge.executor import endings
 from trainforge.executor.deadline import Deadline
 from trainforge.executor.follow import Follower
+from trainforge.executor.job_gpus import JobGpus
 from trainforge.executor.journal import Journal
 from trainforge.executor.launch import WARNED
 from trainforge.executor.supervise import Exit, Supervised
@@ -36,6 +37,7 @@ class Watch:
         wait: Callable[[float], None],
         stopping: Callable[[], StopOrder | None],
         out_of_memory: Callable[[], bool] = lambda: False,
+        gpus: JobGpus | None = None,
     ) -> None:
         self.supervised = supervised
         self.follower = follower
@@ -43,6 +45,7 @@ class Watch:
         self.wait = wait
         self.stopping = stopping
         self.out_of_memory = out_of_memory
+        self.gpus = gpus or JobGpus([], supervised.run)
         self.spec: dict[str, Any] = supervised.spec()
         roots = [Path(self.spec["cwd"]), supervised.run.parent / "output"]
         self.tables = Tables(journal, roots, (supervised.run / "spec.json").stat().st_mtime)
@@ -103,15 +106,17 @@ class Watch:
 
     def _measure(self) -> None:
         now = time.monotonic()
+        self.gpus.sample()
         if now - self._measured >= USAGE_S:
             self._measured = now
-            self.journal.append("usage", self.supervised.usage())
+            self.journal.append("usage", self.gpus.usage(self.supervised.usage()))
 
     def _ended(self, done: Exit) -> Ended:
         if done.memory_limit and not done.stopped and done.exit_code and self.out_of_memory():
             done = replace(done, stopped="memory_limit")  # the kernel was faster than the supervisor
         used = {"peak_memory_bytes": done.peak_memory_bytes or None, "cpu_s": round(done.cpu_s, 2)}
-        return self._how(done).model_copy(update=used)
+        used |= {"peak_disk_bytes": done.peak_disk_bytes, "log_bytes": done.log_bytes}
+        return self._how(done).model_copy(update={**used, "gpus": self.gpus.used()})
 
     def _how(self, done: Exit) -> Ended:
         return endings.ended(

@@ -68,6 +68,7 @@ class Need:
     chosen: frozenset[str] = frozenset()
     excluded: frozenset[str] = frozenset()
     refused: tuple[tuple[str, str], ...] = ()
+    conda: bool = False  # whether it has to install what the job needs
     run: float = 0.0  # seconds that it may train, where it says so
     asked: Asked = NOTHING_ASKED  # what the machines' policies are held against
 
@@ -90,7 +91,7 @@ def need_of(
     ref: str | None = None,
 ) -> Need:
     """`executors` are ids or names that somebody picked by hand; with `!` before it, one to leave out."""
-    wants = manifest.resources
+    wants, around = manifest.resources, manifest.environment
     asked = asked_of(manifest, repository=repository, ref=ref, gpus=wants.gpu.max, nodes=wants.nodes.max)
     return Need(
         nodes=wants.nodes,
@@ -103,6 +104,7 @@ def need_of(
         chosen=frozenset(name for name in executors if not name.startswith("!")),
         excluded=frozenset(name[1:] for name in executors if name.startswith("!")),
         refused=tuple(sorted((refused or {}).items())),
+        conda=manifest.training.conda and not around.contained and around.mode != "inherit",
         run=manifest.timeout.run or 0.0,
         asked=asked,
     )
@@ -162,9 +164,11 @@ def kind_of(room: Room) -> Kind | None:
     machine, has = room.machine, room.machine.capabilities
     if room.running or len(room.pool.rooms) > 1 or machine.others or has.policy:
         return None
-    gpus = tuple(gpu.memory_bytes for gpu in has.gpus)
+    gpus = tuple(-gpu.memory_bytes if gpu.problem else gpu.memory_bytes for gpu in has.gpus)
     labels = tuple(sorted(has.labels.items()))
-    levels = tuple(has.isolation.levels) if has.isolation else ()
+    apart = has.isolation
+    levels = (*apart.levels, apart.image, str(apart.gpus)) if apart else ()
+    levels += tuple(has.installers)
     return has.cpu_count, has.memory_bytes, gpus, labels, levels, int(machine.cpu_percent // 25)
 
 
@@ -223,7 +227,10 @@ def suits(need: Need, machine: Machine) -> bool:
         return False
     if need.labels and any(has.labels.get(key) != value for key, value in need.labels):
         return False
+    if need.conda and "conda" not in has.installers:
+        return False
     apart = need.asked.network == "none" or need.asked.isolation not in (None, "process")
+    apart = apart or bool(need.asked.volumes)
     picky = need.chosen or need.excluded or need.refused or has.policy or apart
     return not picky or not _not_wanted(need, machine)
 
@@ -257,8 +264,8 @@ def gpu_fits(gpu: Gpu, ask: GpuRequest) -> bool:
 
 
 def gpu_usable(gpu: Gpu, ask: GpuRequest, machine: Machine) -> bool:
-    """Whether the GPU fits, and programs that are no jobs leave enough of its memory."""
-    return gpu_fits(gpu, ask) and not (machine.others and crowded(gpu, ask, machine))
+    """Whether the GPU fits and is well, and programs that are no jobs leave enough of its memory."""
+    return gpu_fits(gpu, ask) and not gpu.problem and not (machine.others and crowded(gpu, ask, machine))
 
 
 def crowded(gpu: Gpu, ask: GpuRequest, machine: Machine) -> bool:
@@ -295,7 +302,11 @@ def _not_wanted(need: Need, machine: Machine) -> str:
     has, asked = machine.capabilities, need.asked
     least = has.policy.isolation if has.policy else "process"
     needs = strictest([demanded(asked.isolation, asked.network), least])
-    return refusal(has.policy, asked) or lacking(has.isolation, needs)
+    image, gpus = asked.image is not None, need.gpu.min
+    return refusal(has.policy, asked) or lacking(has.isolation, needs, image=image, gpus=gpus)
+
+
+_CONDA = "has no conda, mamba or micromamba, which the job's packages need"
 
 
 def _unsuitable(need: Need, has: Capabilities) -> str:
@@ -310,7 +321,7 @@ def _unsuitable(need: Need, has: Capabilities) -> str:
         return f"needs {size(need.memory)} of memory, has {size(has.memory_bytes)}"
     if need.disk > has.disk_free_bytes / TOLERANCE:
         return f"needs {size(need.disk)} of free disk, has {size(has.disk_free_bytes)}"
-    return ""
+    return _CONDA if need.conda and "conda" not in has.installers else ""
 
 
 def _gpu_words(ask: GpuRequest, gpus: Sequence[Gpu]) -> str:
@@ -333,7 +344,7 @@ def _busy(need: Need, room: Room) -> str:
         return kept or f"busy with {len(others)} of {has.max_jobs} jobs"
     free = len(room.free_gpus(need.gpu)) if need.gpu.min else 0
     if free < need.gpu.min:
-        if crowd := _crowded_words(need, room):
+        if crowd := _unwell_words(need, room) or _crowded_words(need, room):
             return crowd
         return kept or f"needs {_count(need.gpu.min, 'free GPU')}, has {free or 'none'} now"
     if need.cpu > has.cpu_count - pool.cpu:
@@ -343,6 +354,15 @@ def _busy(need: Need, room: Room) -> str:
     if need.memory > spare:
         return kept or f"needs {size(need.memory)} of memory, has {size(max(spare, 0))} not taken by jobs"
     return ""
+
+
+def _unwell_words(need: Need, room: Room) -> str:
+    """The GPUs that would do if nothing were wrong with them."""
+    return "; ".join(
+        f"GPU {number}: {gpu.problem}"
+        for number, gpu in enumerate(room.machine.capabilities.gpus)
+        if gpu.problem and gpu.uuid not in room.pool.gpus and gpu_fits(gpu, need.gpu)
+    )
 
 
 def _crowded_words(need: Need, room: Room) -> str:

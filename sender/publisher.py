@@ -146,6 +146,9 @@ def _node_record(node: RowMapping) -> NodeRecord:
         tail=outcome.get("tail", ""),
         peak_memory_bytes=outcome.get("peak_memory_bytes"),
         cpu_s=outcome.get("cpu_s"),
+        peak_disk_bytes=outcome.get("peak_disk_bytes"),
+        log_bytes=outcome.get("log_bytes"),
+        gpus=outcome.get("gpus", []),
         capabilities=Capabilities.model_validate(node["capabilities"]),
     )
 

@@ -129,7 +129,7 @@ def test_what_is_not_said() -> None:
     assert manifest.artifacts.max_size == 100 * 2**20
     assert manifest.results.branch == "trainforge-results"
     assert (manifest.on.push.branches, manifest.on.push.paths, manifest.on.push.tags) == (["**"], [], [])
-    assert manifest.data is None
+    assert manifest.data == []
     assert manifest.inactive() == []
 
 
@@ -160,14 +160,12 @@ def test_every_key() -> None:
 def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
         "artifacts.store",
-        "data.cache", "data.path", "distributed.transport", "environment.image", "environment.mode",
-        "environment.volumes", "on.pull_request",
-        "training.extras",
+        "distributed.transport", "on.pull_request",
     ]  # fmt: skip
 
 
 def test_a_default_that_is_written_out_is_not_called_inactive() -> None:
-    text = SMALLEST + "on: {pull_request: off}\ncheckpoint: {keep: 1}\ndata: {url: 's3://b/k'}\n"
+    text = SMALLEST + "on: {pull_request: off}\ncheckpoint: {keep: 1}\ndata: {url: 'hf://b/k'}\n"
     assert parse_manifest(text).inactive() == ["data.url"]
 
 
@@ -337,7 +335,7 @@ def test_overrides_set_single_keys() -> None:
     assert changed.resources.memory == 8 * 2**30
     assert changed.resources.gpu == manifest.resources.gpu
     assert changed.training.params == {"model.depth": 3}
-    assert changed.data is not None and changed.data.url == "file:///d"
+    assert [data.url for data in changed.data] == ["file:///d"]
     assert manifest.resources.nodes == NodeRange(1, 1)
     assert apply_overrides(manifest, {}) is manifest
 

@@ -8,14 +8,16 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.executors import settings
 from trainforge.config.errors import NodeFailed
 from trainforge.config.manifest import parse_manifest
-from trainforge.executor import environment, isolating
+from trainforge.executor import environment, isolating, recipe
 from trainforge.executor.commands import Interrupted, Setup
 
 
@@ -44,14 +46,23 @@ class Place:
         self.cache = root / "cache"
         self.work.mkdir()
         self.stopping = False
+        self.driver, self.gpus = environment.Driver(), list[str]()
         self.env = {**os.environ, "UV_OFFLINE": "1", "UV_CACHE_DIR": str(root / "uv")}
 
     def prepare(self, training: str = "", mode: str = "isolated") -> environment.Environment:
         manifest = parse_manifest(
             f"project: {{name: t}}\ntraining: {{script: t.py{training}}}\nenvironment: {{mode: {mode}}}\n"
         )
-        setup = Setup(self.root / "setup.log", time.monotonic() + 100, lambda: self.stopping)
-        return environment.prepare(manifest, self.work, self.cache, setup, self.env)
+        place = environment.Place(self.work, self.cache, driver=self.driver, gpus=self.gpus)
+        return environment.prepare(manifest, place, self.setup(), self.env)
+
+    def setup(self) -> Setup:
+        return Setup(self.root / "setup.log", time.monotonic() + 100, lambda: self.stopping)
+
+    def key(self, **changes: Any) -> str:
+        """The key of what `requirements.txt` asks for, on a machine like this one but for `changes`."""
+        wanted = recipe.Wanted("requirements", self.work / "requirements.txt")
+        return recipe.key_of(replace(recipe.Recipe(wanted, self.work, {}), **changes))
 
     def require(self, text: str) -> str:
         (self.work / "requirements.txt").write_text(text)
@@ -85,16 +96,6 @@ def test_built_once_and_kept_by_its_key(place: Place) -> None:
     assert second.key != first.key
 
 
-def test_the_key_follows_what_is_included_and_named(place: Place) -> None:
-    (place.work / "base.txt").write_text("tiny-forge==1.0\n")
-    (place.work / "r.txt").write_text("-r base.txt\n")
-    before = environment.environment_key("", place.work / "r.txt")
-    assert environment.environment_key("", place.work / "r.txt") == before
-    assert environment.environment_key("3.12", place.work / "r.txt") != before
-    (place.work / "base.txt").write_text("tiny-forge==2.0\n")
-    assert environment.environment_key("", place.work / "r.txt") != before
-
-
 def test_a_failed_build_leaves_nothing(place: Place) -> None:
     training = place.require("no-such-package-anywhere==1\n")
     with pytest.raises(NodeFailed) as failed:
@@ -107,10 +108,10 @@ def test_a_failed_build_leaves_nothing(place: Place) -> None:
 def test_a_half_made_environment_is_never_used(place: Place) -> None:
     wheel(place.work)
     training = place.require("./tiny_forge-1.0-py3-none-any.whl\n")
-    key = environment.environment_key("", place.work / "requirements.txt")
-    broken = place.cache / key / "bin"
-    broken.mkdir(parents=True)
-    (broken / "python").symlink_to(sys.executable)
+    key = place.prepare(training).key
+    (place.cache / key / "trainforge-ready.json").unlink()
+    (place.cache / key / "bin" / "python").unlink()
+    (place.cache / key / "bin" / "python").symlink_to("/bin/false")
     found = place.prepare(training)
     assert found.key == key
     assert says(found.python, "import tiny_forge; print(tiny_forge.version)") == "1.0"
@@ -155,7 +156,8 @@ def test_what_is_there_is_found_from_within_a_jobs_walls(place: Place) -> None:
     walls.build(manifest, None, [])
     setup = Setup(place.root / "setup.log", time.monotonic() + 100, lambda: False)
     place.work.rename(folder / "work")
-    chosen = environment.prepare(manifest, folder / "work", place.cache, setup, place.env, walls=walls)
+    where = environment.Place(folder / "work", place.cache, walls)
+    chosen = environment.prepare(manifest, where, setup, place.env)
     walls.remove()
     assert chosen.mode == "inherit"
 
