@@ -73,6 +73,23 @@ class SigningKey:
         )
 
     @classmethod
+    def parse(cls, text: str, where: str) -> SigningKey:
+        """The private key that `save` writes.
+
+        Raises:
+            SettingsError: it is not one; `where` says what was read.
+        """
+        try:
+            key = OKPKey.import_key(json.loads(text))
+            if key.is_private and key.as_dict(private=False).get("crv") == "Ed25519":
+                return cls(key)
+        except (ValueError, JoseError, KeyError, TypeError):
+            pass
+        raise SettingsError(
+            f"{where} is not a private Ed25519 key", hint="`trainforge direct --new-key FILE` makes one"
+        )
+
+    @classmethod
     def _create(cls, path: Path) -> SigningKey:
         key = cls.generate()
         key.save(path)
@@ -331,6 +348,22 @@ def verify_introduction(
     if not isinstance(key, dict) or type(until) is not int:
         raise NotTrusted("the introduction of a key is not well-formed")
     return public_jwk(key), max(0.0, until - claims.issued)
+
+
+# --- keys as people pass them on ----------------------------------------------------------------------
+
+
+def public_text(jwk: Mapping[str, str]) -> str:
+    """A public key on one line."""
+    return f"tfk_{jwk['x']}"
+
+
+def parse_public_text(text: str) -> dict[str, str]:
+    """Raises NotTrusted when it is not a public key."""
+    kind, _, x = text.strip().partition("_")
+    if kind != "tfk" or len(x) != 43 or len(_canonical(x)) != 32:
+        raise NotTrusted("this is not a sender's public key", hint="it begins with tfk_")
+    return {"kty": "OKP", "crv": "Ed25519", "x": x}
 
 
 # --- one-time join tokens -----------------------------------------------------------------------------

@@ -37,6 +37,7 @@ from trainforge.executor.capabilities import load, own_capabilities, own_policy
 from trainforge.executor.housekeeping import Housekeeper
 from trainforge.executor.identity import ExecutorIdentity, load_key
 from trainforge.executor.link import CLAIM_WAIT_S, SenderLink
+from trainforge.executor.mailbox import Mailbox
 from trainforge.executor.node import Node
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.restoring import Restoring
@@ -73,7 +74,8 @@ class Agent:
             self.identity = self.identity.model_copy(update={"sender_url": settings.sender_url})
         self.key = key or load_key(settings.data_dir)
         self.standing = Standing(settings, self.identity, self._rekeyed)
-        self.link = SenderLink(self.identity, self.key, self._noticed)
+        self.mailbox = None if self.identity.sender_url else Mailbox(self._moved)
+        self.link = SenderLink(self.identity, self.key, self._noticed, self.mailbox)
         self.book = OrderBook(settings.data_dir, self._ordered)
         self.nodes: dict[NodeKey, Node] = {}
         discreet.learn(self, Redactor(self.own_secrets))
@@ -142,7 +144,7 @@ class Agent:
     def _noticed(self, problem: TrainForgeError | None) -> None:
         """The sender answers, or does not any more: said once."""
         if problem is None:
-            log.info("connected to %s", self.identity.sender_url)
+            log.info("connected to %s", self.identity.sender_url or self.link.sender)
         else:
             log.warning("%s; trying again, running jobs go on", problem.message.rstrip("."))
         words = problem.message if problem else ""
@@ -164,7 +166,8 @@ class Agent:
         if self.settings.connection == "push":
             from trainforge.executor.door import Door  # noqa: PLC0415 - a web server that pull mode never needs
 
-            self.door = Door(self.settings, self.identity, self.key, self.accept, self.node, self._moved)
+            said = (self.accept, self.node, self._moved, self.mailbox)
+            self.door = Door(self.settings, self.identity, self.key, *said)
             self.door.start()
         loops: dict[str, Callable[[], None]] = {"heartbeat": self._heartbeats, "pump": self._pump}
         loops["housekeeping"] = lambda: self.keeper.run(self._closing, self._ended)
@@ -297,6 +300,8 @@ class Agent:
                 elif error.message != said:
                     log.warning("heartbeat: %s", error)
                 said = error.message
+            if self.mailbox is not None and self.mailbox.forsaken():
+                self._end_forsaken()
             self._beat.wait(self.settings.heartbeat_every)
         with contextlib.suppress(TrainForgeError):
             self._heartbeat()  # draining now: the sender need not wait to see that nobody is here
@@ -304,10 +309,11 @@ class Agent:
     def _heartbeat(self) -> None:
         failpoint("22.executor.heartbeat")
         settings, nodes = self.settings, list(self.nodes.values())
+        held = {gpu for node in nodes if node.active for gpu in node.order.gpus}
         reply = self.link.heartbeat(
             Heartbeat(
-                capabilities=own_capabilities(settings),
-                load=load(settings, {gpu for node in nodes if node.active for gpu in node.order.gpus}),
+                capabilities=own_capabilities(settings, held),
+                load=load(settings, held),
                 nodes=[node.key for node in nodes if not node.forgotten],
                 endpoint=self.door.url if self.door else "",
                 endpoint_seq=self.door.seq if self.door else 0,
@@ -330,6 +336,13 @@ class Agent:
         self.draining = True
         for node in list(self.nodes.values()):
             node.abandon()
+
+    def _end_forsaken(self) -> None:
+        """A one-shot sender that has gone is not coming back: nobody would ever stop what it began."""
+        for node in list(self.nodes.values()):
+            if node.active:
+                log.warning("%s: its one-shot sender has gone", told(node.key))
+                node.abandon()
 
     def _moved(self) -> None:
         """The endpoint has another address: say so at once."""

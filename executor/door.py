@@ -26,6 +26,8 @@ from trainforge.executor.announce import Announcer
 from trainforge.executor.capabilities import own_capabilities, version_of
 from trainforge.executor.endpoint import EndpointFile
 from trainforge.executor.identity import ExecutorIdentity
+from trainforge.executor.mailbox import MAX_ANSWER, Mailbox
+from trainforge.executor.mailbox import routes as mailbox_routes
 from trainforge.executor.node import Node
 from trainforge.executor.tunnel import open_tunnel
 
@@ -46,6 +48,7 @@ class Door:
         accept: Callable[[str], str],
         node: Callable[[NodeKey], Node | None],
         moved: Callable[[], None],
+        mailbox: Mailbox | None = None,
     ) -> None:
         self.settings = settings
         self.identity = identity
@@ -53,6 +56,7 @@ class Door:
         self.accept = accept
         self.node = node
         self.moved = moved
+        self.mailbox = mailbox
         self.file = EndpointFile(settings, identity, key)
         self.announcer = Announcer(settings) if settings.endpoint_repository else None
         self._seen: dict[str, None] = {}
@@ -88,6 +92,8 @@ class Door:
         self._closing.set()
         if self.announcer:
             self.announcer.close()
+        if self.mailbox:
+            self.mailbox.close()
         self.server.should_exit = True
         for thread in self._threads:
             thread.join(5)
@@ -123,6 +129,7 @@ class Door:
                 Route("/v1/prove", self._prove, methods=["POST"]),
                 Route("/v1/nodes/{job}/{attempt:int}/{rank:int}/journal", self._journal, methods=["GET"]),
                 Route("/health", self._health, methods=["GET"]),
+                *(mailbox_routes(self.mailbox, self._signed) if self.mailbox else []),
             ],
             exception_handlers={TrainForgeError: _problem},
         )
@@ -168,7 +175,13 @@ class Door:
         batch = JournalBatch(token=node.token(), after=after, records=records)
         return Response(batch.model_dump_json(), media_type="application/json")
 
-    def _check(self, authorization: str, method: str, path: str) -> None:
+    async def _signed(self, request: Request) -> bytes:
+        """The body of a request that the sender has made."""
+        body = await read_body(request, MAX_ANSWER + MAX_TOKEN_BYTES)
+        self._check(request.headers.get("Authorization", ""), request.method, request.url.path, body)
+        return body
+
+    def _check(self, authorization: str, method: str, path: str, body: bytes = b"") -> None:
         claims = verify_request(
             authorization,
             subject=self.identity.sender,
@@ -176,7 +189,7 @@ class Door:
             audience=self.identity.executor,
             method=method,
             path=path,
-            body=b"",
+            body=body,
             now=time.time(),
         )
         if claims.jti in self._seen:

@@ -29,12 +29,16 @@ def leave(settings: ExecutorSettings) -> ExecutorIdentity:
                 raise Conflict(
                     f"job {key.job[:8]} still trains here", hint=f"`trainforge stop {key.job[:8]}`"
                 )
-        link = SenderLink(identity, load_key(settings.data_dir))
-        try:
-            link.leave()
-        except Forbidden as error:
-            log.info("the sender has forgotten this executor already: %s", error)
-        finally:
-            link.close()
+        if identity.sender_url:
+            _tell(SenderLink(identity, load_key(settings.data_dir)))
         forget(settings.data_dir)
     return identity
+
+
+def _tell(link: SenderLink) -> None:
+    try:
+        link.leave()
+    except Forbidden as error:
+        log.info("the sender has forgotten this executor already: %s", error)
+    finally:
+        link.close()

@@ -43,6 +43,7 @@ from trainforge.config.result import JobRecord
 from trainforge.config.sealing import SealingKey, purpose
 from trainforge.config.trust import SECRETS_TYPE, SigningKey, sign_request, verify
 from trainforge.executor.identity import ExecutorIdentity
+from trainforge.executor.mailbox import ADDRESS
 
 TIMEOUT_S = 20.0
 CLAIM_WAIT_S = 20.0
@@ -70,10 +71,15 @@ class SenderLink:
         identity: ExecutorIdentity,
         key: SigningKey,
         noticed: Callable[[TrainForgeError | None], None] = lambda problem: None,
+        mailbox: httpx2.BaseTransport | None = None,
     ) -> None:
+        """`mailbox` carries the requests where the sender has no address."""
         self.identity = identity
         self.key = key
-        self.client = httpx2.Client(base_url=identity.sender_url, timeout=TIMEOUT_S, trust_env=False)
+        self.sender = f"the sender at {identity.sender_url}" if identity.sender_url else "a one-shot sender"
+        self.client = httpx2.Client(
+            base_url=identity.sender_url or ADDRESS, timeout=TIMEOUT_S, trust_env=False, transport=mailbox
+        )
         self.noticed = noticed
         self._lock = threading.Lock()
         self._state: type[TrainForgeError] | str = ""
@@ -174,7 +180,7 @@ class SenderLink:
                 self._nonce = nonce[:200]
                 answer = self._ask(method, path, body, timeout)
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            lost = Unreachable(f"the sender at {self.identity.sender_url} cannot be reached: {error}")
+            lost = Unreachable(f"{self.sender} cannot be reached: {error}")
             self._notice(lost)
             raise lost from error
         try:

@@ -63,7 +63,13 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
     with only_one(settings.data_dir):
         with contextlib.suppress(TrainForgeError):  # the old key is good until the sender says otherwise
             finish_rotation(settings)
-        _serve(Agent(settings), stop_jobs=stop_jobs)
+        agent = Agent(settings)
+        if not agent.identity.sender_url and settings.connection != "push":
+            raise SettingsError(
+                "an executor for one-shot senders has to be reached: connection must be push",
+                hint="start it with --connection push, and a tunnel where it is not on the internet",
+            )
+        _serve(agent, stop_jobs=stop_jobs)
 
 
 def run_visitor(settings: ExecutorSettings, token: str) -> None:

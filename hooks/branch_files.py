@@ -11,11 +11,13 @@ from pathlib import Path
 
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import validate_branch, validate_folder, validate_url
+from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitRejected
 from trainforge.hooks.result_mirror import ResultMirror, Staging
 
 MAX_TRIES = 20
 MAX_FILE = 1024 * 1024
+MAX_FILES, MAX_SMALL = 500, 64 * 1024  # of a folder
 
 
 def read_file(
@@ -33,6 +35,30 @@ def read_file(
     )
     tip = target.fetch_tip()
     return target.read(tip, path, MAX_FILE) if tip else None
+
+
+def read_folder(
+    mirror: Path,
+    url: str,
+    branch: str,
+    folder: str,
+    *,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> dict[str, bytes]:
+    """The files right below a folder of the branch, by path; not those that are too large, or too many."""
+    target = ResultMirror(
+        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
+    )
+    tip = target.fetch_tip()
+    if tip is None:
+        return {}
+    found = [file for file in target.files(tip, folder) if file.mode.startswith("100")]
+    near = [file for file in found if file.path.count("/") == folder.count("/") + 1][:MAX_FILES]
+    target.bring([file.blob for file in near])
+    with ObjectReader(target.path) as reader:
+        small = [file for file in near if reader.size(file.blob) <= MAX_SMALL]
+        return {file.path: reader.blob(file.blob, MAX_SMALL) for file in small}
 
 
 def swap_files(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.failpoints import failpoint
@@ -103,7 +104,8 @@ def place_of(sender: Sender, repo: Repo) -> Place:
     name = hashlib.sha256(repo.id.encode()).hexdigest()[:20]
     secret = sender.settings.git_token.get_secret_value()
     credential = None
-    if secret and repo.url.startswith("https://"):
+    near = urlsplit(repo.url).hostname in {"127.0.0.1", "::1", "localhost"}
+    if secret and (repo.url.startswith("https://") or (near and repo.url.startswith("http://"))):
         credential = GitCredential(username=sender.settings.git_username or "x-access-token", password=secret)
     return Place(repo, sender.mirrors / f"{name}.git", repo.url, credential)
 
@@ -385,11 +387,19 @@ def draft_jobs(
 
 
 def retry_job(
-    sender: Sender, job: str, source: str = "retry", *, overrides: Mapping[str, Any] | None = None
+    sender: Sender,
+    job: str,
+    source: str = "retry",
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    rerun: str = "",
 ) -> str:
-    """A new job that asks for the same as an old one; of a matrix, its cell alone."""
+    """A new job that asks for the same as an old one; of a matrix, its cell alone.
+
+    The same job for the same `rerun`; without one a new job each time.
+    """
     row = sender.store.job(job)
-    count = sender.store.count_reruns(job)
+    rerun = rerun or f"{job}:{sender.store.count_reruns(job) + 1}"
     return request_job(
         sender,
         row["repository_id"],
@@ -398,7 +408,7 @@ def retry_job(
         ref=row["ref"],
         overrides=row["overrides"] if overrides is None else overrides,
         executors=row["executors"],
-        rerun=f"{job}:{count + 1}",
+        rerun=rerun,
         rerun_of=job,
         source=PREPARE if row["source"] == PREPARE else source,
         cell=row["cell"],

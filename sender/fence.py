@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,12 +40,14 @@ def recognise(known: int | None, number: int, file: tuple[int, int] | None, now:
 class Fence:
     def __init__(self, store: Store, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._store, self._path, self._clock = store, path, clock
+        self._lock = threading.Lock()
         self.incarnation = self._recognise()
 
     def next(self) -> FencingToken:
         """A new token, on disk in both places before anybody hears of it."""
-        token = self._store.next_token(self.incarnation)
-        self._write(token.number)
+        with self._lock:
+            token = self._store.next_token(self.incarnation)
+            self._write(token.number)
         return token
 
     @property
@@ -55,11 +58,12 @@ class Fence:
     def raise_above(self, incarnation: int) -> None:
         """Tokens up to this incarnation may have been given out by a later copy of the database."""
         now = self._clock()
-        self.incarnation = max(self.incarnation, incarnation) + 1
-        self._store.set_meta(_KEY, str(self.incarnation))
-        self._store.set_meta(RESTORED, str(now))
-        self._restored = True
-        self._write(int(self._store.get_meta("fence_number") or 0))
+        with self._lock:
+            self.incarnation = max(self.incarnation, incarnation) + 1
+            self._store.set_meta(_KEY, str(self.incarnation))
+            self._store.set_meta(RESTORED, str(now))
+            self._restored = True
+            self._write(int(self._store.get_meta("fence_number") or 0))
         self._store.audit_restored(self.incarnation, now)
 
     def _recognise(self) -> int:

@@ -32,9 +32,11 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Machines": {
         "sender": ("sender", "Run the sender, which turns pushes into jobs."),
+        "direct": ("direct", "Train a commit without a sender."),
         "executor": ("executor", "Run an executor, which trains on this machine."),
         "hooks": ("hooks", "Let a bare git repository announce its pushes."),
         "login": ("login", "Use a sender from this machine."),
+        "ci": ("ci", "Train from a workflow of GitHub Actions."),
         "demo": ("demo", "See a push train on two executors, on this machine alone."),
     },
     "People": {

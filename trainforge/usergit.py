@@ -96,6 +96,14 @@ def head(repo: Path) -> str | None:
         return None
 
 
+def branch(repo: Path) -> str:
+    """The branch that is checked out; empty where none is."""
+    try:
+        return user_git(["symbolic-ref", "--quiet", "--short", "HEAD"], repo)
+    except GitError:
+        return ""
+
+
 def remote_url(repo: Path, name: str) -> str:
     """The address of a remote, or nothing."""
     try:

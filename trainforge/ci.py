@@ -1,0 +1,296 @@
+"""What the GitHub Action does: ask a sender for a plan or a job, follow it, and tell the runner of it.
+
+The same reporting serves `mode: direct`, whose sender is part of the process (`direct.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from trainforge.ci_summary import plan_summary, state_words, summary
+from trainforge.client import Client
+from trainforge.config.errors import Forbidden, ManifestError, SettingsError, TrainForgeError, Unreachable
+from trainforge.config.messages import OUTCOMES
+from trainforge.config.views import JobDetail, JobSummary, LogLine
+from trainforge.runner import Runner
+
+T = TypeVar("T")
+LOG_WAIT_S = 20.0
+LOOK_EVERY_S = 2.0
+PATIENCE_S = 600.0  # for how long a sender may be away while a job is followed
+PAUSE_S = 5.0
+LINGER_S = 6.0
+RENEW_BEFORE_S = 60.0
+MAX_LINE = 2000
+
+
+class TimedOut(TrainForgeError):  # noqa: N818 - reads as the finding it is
+    """The job is not at its end when this workflow has to be."""
+
+    code = "timeout"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`timeout` is for the whole step, in seconds; `stop` says whether the job ends with the step."""
+
+    manifest: str = "trainforge.yaml"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    executors: Sequence[str] = ()
+    wait: bool = True
+    timeout: float = 6 * 3600.0
+    stop: bool = True
+
+
+class RunClient(Client):
+    """The sender's API for one workflow run: its token lives for minutes, and is renewed as needed."""
+
+    def __init__(self, url: str, runner: Runner) -> None:
+        super().__init__(url, "")
+        self._runner = runner
+        self._until = 0.0
+        self.admitted: dict[str, Any] = {}
+
+    def admit(self) -> dict[str, Any]:
+        """Show GitHub's token, and get the sender's for this run.
+
+        Raises:
+            SettingsError: the workflow lacks `id-token: write`. NotTrusted, Forbidden: the sender's words.
+        """
+        shown = self._runner.id_token(self.url)
+        headers = {"Authorization": f"Bearer {shown}"}
+        given = super()._ask("POST", "/api/workflows/token", headers=headers)
+        self._runner.hide(str(given["token"]))
+        self._http.headers["Authorization"] = f"Bearer {given['token']}"
+        self._until = float(given["expires"])
+        self.admitted = given
+        return given
+
+    def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        if time.time() > self._until - RENEW_BEFORE_S:
+            self.admit()
+        return super()._ask(method, path, **options)
+
+
+# --- plan -----------------------------------------------------------------------------------------------
+
+
+def plan(client: RunClient, runner: Runner, asked: Asked) -> int:
+    """Say where the manifest of this checkout would train; waiting for machines is no failure."""
+    file = Path(runner.get("GITHUB_WORKSPACE") or ".") / asked.manifest
+    try:
+        manifest = file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{asked.manifest} cannot be read: {error}", hint="check the repository out before this step"
+        ) from error
+    answer = client.plan(manifest, dict(asked.overrides), asked.executors)
+    runner.summary(plan_summary(answer, asked.manifest))
+    runner.output("plan", json.dumps(answer))
+    runner.output("state", "planned" if answer.get("plan") else "waiting")
+    runner.group("TrainForge plan")
+    runner.lines(json.dumps(answer, indent=2).splitlines())
+    runner.end_group()
+    return 0
+
+
+# --- run ------------------------------------------------------------------------------------------------
+
+
+def run(client: RunClient, runner: Runner, asked: Asked) -> int:
+    """Have the run's commit trained; 0 when every job of it completed and met its gates."""
+    given = client.admit()
+    if not given["run"]:
+        raise Forbidden("this workflow run may plan, and not train", hint="use `mode: plan` on pull requests")
+    request = {
+        "repository": given["repository"],
+        "commit": given["commit"],
+        "ref": given["ref"],
+        "manifest_path": asked.manifest,
+        "overrides": dict(asked.overrides),
+        "executors": list(asked.executors),
+        "rerun": is_rerun(runner),
+    }
+    return follow_to_end(client, runner, client.submit(request), asked, shown_at=client.url)
+
+
+def is_rerun(runner: Runner) -> bool:
+    """Whether somebody has asked for the run once more, which asks for the training once more."""
+    attempt = runner.get("GITHUB_RUN_ATTEMPT")
+    return attempt.isascii() and attempt.isdigit() and int(attempt) > 1
+
+
+def follow_to_end(
+    client: Client, runner: Runner, first: JobDetail, asked: Asked, *, shown_at: str = ""
+) -> int:
+    """Follow a job, or all of its matrix, and report; the exit code. `shown_at` is a sender's address."""
+    jobs: list[JobSummary] = [first]
+    if first.matrix:
+        jobs = client.jobs(matrix=first.matrix, limit=1000)[::-1]
+    runner.output("job-id", first.id)
+    for job in jobs:
+        link = f" at {shown_at}/jobs/{job.id}" if shown_at else ""
+        runner.say(f"TrainForge: job {job.id}{link}")
+    if not asked.wait:
+        report(client, runner, [client.job(job.id) for job in jobs], shown_at)
+        return 0
+    deadline = time.monotonic() + asked.timeout
+    ended: list[JobDetail] = []
+    try:
+        for job in jobs:
+            ended.append(follow(client, runner, job.id, deadline))
+    except (TimedOut, KeyboardInterrupt) as error:
+        runner.end_group()
+        if asked.stop:
+            why = "the workflow run was cancelled" if isinstance(error, KeyboardInterrupt) else error.message
+            stop_all(client, runner, [job.id for job in jobs[len(ended) :]], why)
+            linger(client, jobs[-1].id)
+        report(client, runner, [*ended, *(client.job(job.id) for job in jobs[len(ended) :])], shown_at)
+        raise
+    report(client, runner, ended, shown_at)
+    return 0 if all(well(job) for job in ended) else 1
+
+
+def well(job: JobDetail) -> bool:
+    return job.state == "completed" and all(gate.passed for gate in job.gates)
+
+
+def stop_all(client: Client, runner: Runner, jobs: Sequence[str], why: str) -> None:
+    """As far as that is possible: the step ends in any case."""
+    for job in jobs:
+        try:
+            client.stop(job, why)
+        except TrainForgeError as error:
+            runner.say(f"TrainForge: job {job[:8]} cannot be stopped: {error.message}")
+
+
+def linger(client: Client, job: str) -> None:
+    """GitHub leaves a cancelled step some seconds, in which the job may still come to its end."""
+    until = time.monotonic() + LINGER_S
+    while time.monotonic() < until and client.job(job).state not in OUTCOMES:
+        time.sleep(0.2)
+
+
+def follow(client: Client, runner: Runner, job: str, deadline: float) -> JobDetail:
+    """Print a job's log in groups until it has ended.
+
+    Raises:
+        TimedOut: it has not by the deadline (monotonic). TrainForgeError: the sender refuses.
+    """
+    said = ""
+    with _steady(runner) as steady:
+        after, ended = 0, False
+        while not ended:
+            _check_time(deadline, job)
+            wait = min(LOG_WAIT_S, max(0.0, deadline - time.monotonic()))
+            lines, after, ended = steady(partial(client.logs, job, after=after, wait=wait))
+            _print(runner, lines)
+            if not lines and not ended:
+                said = _say_waiting(runner, steady(lambda: client.job(job)), said)
+        runner.end_group()
+        while (detail := steady(lambda: client.job(job))).state not in OUTCOMES:
+            _check_time(deadline, job)
+            said = _say_waiting(runner, detail, said)
+            time.sleep(LOOK_EVERY_S)
+    return detail
+
+
+def _check_time(deadline: float, job: str) -> None:
+    if time.monotonic() >= deadline:
+        raise TimedOut(f"job {job[:8]} has not ended in the time that the step has", hint="raise `timeout`")
+
+
+@contextmanager
+def _steady(runner: Runner) -> Iterator[Callable[[Callable[[], T]], T]]:
+    """Asks again for a while when the sender does not answer: it may be on its way back."""
+
+    def ask(request: Callable[[], T]) -> T:
+        begun = time.monotonic()
+        told = False
+        while True:
+            try:
+                return request()
+            except Unreachable as error:
+                if time.monotonic() - begun > PATIENCE_S:
+                    raise
+                if not told:
+                    runner.say(f"TrainForge: {error.message}; trying again")
+                    told = True
+                time.sleep(PAUSE_S)
+
+    yield ask
+
+
+def _print(runner: Runner, lines: Sequence[LogLine]) -> None:
+    """One group for what prepares an attempt and one for its training."""
+    block: list[str] = []
+    title = ""
+    for line in lines:
+        stage = "preparing" if line.stream == "setup" or line.rank < 0 else "training"
+        wanted = f"{stage}, attempt {line.attempt}"
+        if wanted != title:
+            runner.lines(block)
+            block, title = [], wanted
+            runner.group(title)
+        prefix = f"[{line.rank}] " if line.rank > 0 else ""
+        block.append(prefix + line.text[:MAX_LINE])
+    runner.lines(block)
+
+
+def _say_waiting(runner: Runner, job: JobDetail, said: str) -> str:
+    words = "; ".join(sorted(set(job.waiting.values())))
+    now = f"{job.state}: {words}" if words else str(job.state)
+    if now != said:
+        runner.say(f"TrainForge: job {job.id[:8]} {now}")
+    return now
+
+
+# --- report ---------------------------------------------------------------------------------------------
+
+
+def report(client: Client, runner: Runner, jobs: Sequence[JobDetail], shown_at: str) -> None:
+    """Outputs of the first job, `jobs` for all of a matrix; a summary and what went wrong of each."""
+    first = jobs[0]
+    runner.output("state", first.state)
+    runner.output("metrics", json.dumps(first.metrics))
+    runner.output("gates", json.dumps([gate.model_dump() for gate in first.gates]))
+    runner.output("result-branch", first.result_branch)
+    runner.output("result-path", first.result_path if first.result_commit else "")
+    runner.output("result-commit", first.result_commit)
+    told = [
+        {"id": job.id, "state": job.state, "parameters": job.cell, "metrics": job.metrics} for job in jobs
+    ]
+    runner.output("jobs", json.dumps(told))
+    for job in jobs:
+        points = client.metrics(job.id) if job.state in OUTCOMES else []
+        runner.summary(summary(job, points, links(runner, job, shown_at)) + "\n")
+        if job.state in OUTCOMES and not well(job):
+            runner.error(f"job {job.id[:8]} {state_words(job)}. {job.reason}".strip())
+        runner.say(f"TrainForge: job {job.id[:8]} {job.state} {json.dumps(job.metrics)}")
+        for gate in job.gates:
+            runner.say(f"TrainForge: gate {'met' if gate.passed else 'missed'}: {gate.words}")
+
+
+def links(runner: Runner, job: JobDetail, shown_at: str) -> dict[str, str]:
+    found = {"job": f"{shown_at}/jobs/{job.id}"} if shown_at else {}
+    server, repository = runner.get("GITHUB_SERVER_URL"), runner.get("GITHUB_REPOSITORY")
+    if job.result_commit and server.startswith("https://") and repository:
+        where = quote(f"{repository}/tree/{job.result_branch}/{job.result_path}")
+        found["result"] = f"{server}/{where}"
+    return found
+
+
+def annotate(runner: Runner, error: TrainForgeError) -> None:
+    """What was refused, as annotations of the run."""
+    problems = error.problems if isinstance(error, ManifestError) else [error]
+    for problem in problems:
+        where = f"{problem.place}: " if problem.place else ""
+        runner.error(f"{where}{problem.message}" + (f"; {problem.hint}" if problem.hint else ""))

@@ -1,0 +1,135 @@
+"""Training without a sender anywhere: this process is the sender, for as long as one job takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from trainforge import ci, usergit
+from trainforge.ci_summary import plan_summary
+from trainforge.client import Client
+from trainforge.config.errors import NotFound, SettingsError
+from trainforge.config.trust import SigningKey
+from trainforge.runner import Runner
+from trainforge.sender.direct import ADDRESS, Direct, DirectSender, each
+
+KEY = "TRAINFORGE_SIGNING_KEY"
+TOKEN = "TRAINFORGE_GIT_TOKEN"  # noqa: S105 - a variable's name
+SECRET = "TRAINFORGE_SECRET_"  # noqa: S105
+USERNAME = "x-access-token"
+RESULT_HINT = "`trainforge executor trust KEY` and endpoint_repository make one announce itself there"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What is trained; `rerun` asks for it once more where it was trained before."""
+
+    commit: str
+    ref: str
+    rerun: bool = False
+
+
+def signing_key(environment: Mapping[str, str] = os.environ, file: Path | None = None) -> SigningKey:
+    """The key that the executors trust, from a file or from the environment.
+
+    Raises:
+        SettingsError: there is none, or it is damaged.
+    """
+    if file is not None:
+        try:
+            return SigningKey.parse(file.read_text(), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{file} cannot be read: {error}") from error
+    text = environment.get(KEY, "")
+    if not text:
+        raise SettingsError(
+            f"there is no signing key: {KEY} is empty",
+            hint="`trainforge direct --new-key FILE` makes one; pull requests from forks get no secrets",
+        )
+    return SigningKey.parse(text, KEY)
+
+
+def from_workflow(runner: Runner, asked: ci.Asked) -> int:
+    """Train the commit of this workflow run."""
+    server, repository = runner.get("GITHUB_SERVER_URL"), runner.get("GITHUB_REPOSITORY")
+    if not server or not repository:
+        raise SettingsError("this is no run of GitHub Actions", hint="elsewhere use `trainforge direct`")
+    wanted = Direct(
+        repository=f"{server}/{repository}.git",
+        key=signing_key(),
+        git_username=USERNAME,
+        git_token=runner.get(TOKEN),
+    )
+    runner.hide(wanted.git_token)
+    which = Commit(runner.get("GITHUB_SHA"), runner.get("GITHUB_REF"), ci.is_rerun(runner))
+    return train(wanted, which, runner, asked)
+
+
+def head_of(path: Path, remote: str) -> tuple[str, Commit]:
+    """The remote's address, and the commit and branch that are checked out.
+
+    Raises:
+        NotFound: no git repository, no commit or no such remote. SettingsError: no branch is checked out.
+    """
+    top = usergit.toplevel(path)
+    commit = usergit.head(top) if top is not None else None
+    if top is None or commit is None:
+        raise NotFound(f"{path} is not in a git repository with a commit")
+    branch = usergit.branch(top)
+    if not branch:
+        raise SettingsError("no branch is checked out", hint="`git switch BRANCH`, and push it")
+    return usergit.remote_url(top, remote), Commit(commit, f"refs/heads/{branch}")
+
+
+def train(wanted: Direct, which: Commit, runner: Runner, asked: ci.Asked, *, only_plan: str = "") -> int:
+    """Find the executors, have the commit trained, and report; the exit code.
+
+    `only_plan` is a manifest: say where it would train, and end.
+
+    Raises:
+        NotFound: no executor works for this run. TrainForgeError: as the sender says.
+    """
+    with DirectSender(wanted) as sender:
+        transport = httpx2.HTTPTransport(uds=str(sender.api))
+        with Client(ADDRESS, sender.token, transport) as client:
+            _gather(sender, runner)
+            if only_plan:
+                answer = client.plan(only_plan, dict(asked.overrides), asked.executors)
+                runner.lines([plan_summary(answer, asked.manifest)])
+                return 0 if answer.get("plan") else 1
+            _give_secrets(client, sender.repository, which.ref, os.environ)
+            request = {
+                "repository": sender.repository,
+                "commit": which.commit,
+                "ref": which.ref,
+                "manifest_path": asked.manifest,
+                "overrides": dict(asked.overrides),
+                "executors": list(asked.executors),
+                "rerun": which.rerun,
+            }
+            try:
+                return ci.follow_to_end(client, runner, client.submit(request), asked)
+            finally:
+                sender.wait_until_told()
+
+
+def _gather(sender: DirectSender, runner: Runner) -> None:
+    runner.group("Executors")
+    found = sender.wait_for_first()
+    runner.lines(each(found))
+    runner.end_group()
+    if not any(one.here for one in found):
+        why = "; ".join(each(found)) or "none is announced on the branch trainforge-executors"
+        raise NotFound(f"no executor works for this run: {why}", hint=RESULT_HINT, code="no_executor")
+
+
+def _give_secrets(client: Client, repository: str, ref: str, environment: Mapping[str, str]) -> None:
+    """What the environment has for the job, kept for as long as this process lives."""
+    branch = ref.removeprefix("refs/heads/")
+    for name, value in environment.items():
+        if name.startswith(SECRET) and value:
+            client.set_secret(name.removeprefix(SECRET), repository, value, [branch])
