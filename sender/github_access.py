@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainforge.config.errors import NotFound
 from trainforge.hooks.github_api import Access, AppAccess, GitHubApi, TokenAccess
-from trainforge.sender import vault
+from trainforge.sender import sealed
 from trainforge.sender.context import Sender
 from trainforge.sender.store_github import Connection
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def connection_secrets(repository_id: str) -> str:
-    """The name under which the vault keeps a connection's `token` and `hook_secrets`."""
+    """The name under which the sender keeps a connection's `token` and `hook_secrets`."""
     return f"github:{repository_id}"
 
 
 def app_secrets(app_id: int) -> str:
-    """The name under which the vault keeps an App's `private_key` and `hook_secrets`."""
+    """The name under which the sender keeps an App's `private_key` and `hook_secrets`."""
     return f"github-app:{app_id}"
 
 
@@ -33,11 +33,11 @@ def api_of(sender: Sender, connection: Connection) -> GitHubApi:
 
 def access_of(sender: Sender, connection: Connection) -> Access:
     if connection.app_id is not None:
-        key = vault.kept(sender, app_secrets(connection.app_id)).get("private_key")
+        key = sealed.kept(sender, app_secrets(connection.app_id)).get("private_key")
         if key:
             return AppAccess(connection.app_id, str(key))
     else:
-        token = vault.kept(sender, connection_secrets(connection.repository_id)).get("token")
+        token = sealed.kept(sender, connection_secrets(connection.repository_id)).get("token")
         if token:
             return TokenAccess(str(token))
     raise NotFound(

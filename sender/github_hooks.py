@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from trainforge.config.errors import NotFound
 from trainforge.hooks.github_deliveries import Delivery, Installed, Moved
-from trainforge.sender import vault
+from trainforge.sender import sealed
 from trainforge.sender.context import Sender
 from trainforge.sender.github_access import app_secrets, connection_secrets
 from trainforge.sender.store_events import Repo
@@ -55,7 +55,7 @@ def source_of(sender: Sender, headers: Mapping[str, str]) -> Source:
 
 def _secrets(sender: Sender, name: str) -> tuple[str, ...]:
     """The newest first; the one before it counts until the new one has signed something."""
-    return tuple(str(one) for one in vault.kept(sender, name).get("hook_secrets", []) if one)
+    return tuple(str(one) for one in sealed.kept(sender, name).get("hook_secrets", []) if one)
 
 
 def _number(text: str) -> int | None:

@@ -1,7 +1,7 @@
 """The tables of GitHub: repositories that are connected to it, and Apps of ours there.
 
 As in `schema.py`: only the `store*` modules and `queries.py` speak SQL, times are unix seconds. Tokens, keys
-and secrets of webhooks are documents that are encrypted as secrets are (`vault.keep`).
+and secrets of webhooks are documents that are encrypted as secrets are (`sealed.py`).
 """
 
 from __future__ import annotations

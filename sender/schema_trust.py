@@ -11,7 +11,7 @@ from trainforge.sender.schema import metadata
 
 __all__ = ["metadata"]
 
-# `sealed` is encrypted with the key in a file beside the database (`vault.py`).
+# `sealed` is encrypted with the key in a file beside the database (`sealed.py`).
 secrets = Table(
     "secrets",
     metadata,

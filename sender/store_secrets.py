@@ -80,7 +80,7 @@ class SecretStore(JournalStore):
 
     @staticmethod
     def _reseal_own(c: Connection, again: Callable[[StoredSecret], str], now: float) -> None:
-        """What the sender keeps for itself (`vault.keep`)."""
+        """What the sender keeps for itself (`sealed.py`)."""
         t = documents
         for row in c.execute(sa.select(t.c.name, t.c.value).where(t.c.kind == OWN)).all():
             sealed = again(StoredSecret(OWN, row.name, row.value["sealed"], [], now, ""))

@@ -1,20 +1,10 @@
-"""The secrets of repositories: set by people, kept encrypted, given to the jobs that may have them.
-
-What the sender itself has to keep, such as its token for GitHub, is encrypted in the same way.
-
-The key that they are encrypted with lies beside the database, in a file of its own (`secrets.key`), so that
-a copy of the database opens nothing. While the key is being changed the file has both, the new one first.
-"""
+"""The secrets of repositories: set by people, kept encrypted, given to the jobs that may have them."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy.engine import RowMapping
 
@@ -22,15 +12,11 @@ from trainforge.config.errors import (
     Forbidden,
     MessageInvalid,
     NotFound,
-    NotTrusted,
-    SettingsError,
     TooLarge,
-    TrainForgeError,
 )
 from trainforge.config.messages import NodeKey, SealedSecrets, SecretsAsk
 from trainforge.config.redact import MIN_LENGTH
 from trainforge.config.sealing import StoredKey, purpose, seal
-from trainforge.config.settings_load import write_private
 from trainforge.config.trust import SECRETS_TYPE
 from trainforge.config.variable_names import secret_fault
 from trainforge.hooks import git, triggers
@@ -38,13 +24,12 @@ from trainforge.hooks.gitread import is_ancestor
 from trainforge.sender import events, publisher
 from trainforge.sender.context import Sender
 from trainforge.sender.schedules import default_ref
-from trainforge.sender.store_secrets import OWN, StoredSecret, branch_words
+from trainforge.sender.sealed import KEYS, decrypt, encrypt, keys_of, read_keys, write_keys
+from trainforge.sender.store_secrets import StoredSecret, branch_words
 
-KEY_FILE = "secrets.key"
 MAX_BYTES = 16 * 1024
 MAX_JOB_BYTES = 32 * 1024  # of all the secrets of one job
 LIFE_S = 60
-_key_file = threading.Lock()
 
 
 # --- what people do -------------------------------------------------------------------------------------
@@ -64,8 +49,8 @@ def put(
         raise MessageInvalid(f"this value of {name} cannot be kept: {unusable[0]}", hint=unusable[1])
     repository_id = repository_of(sender, repository)
     wanted = list(dict.fromkeys(branches))
-    with _key_file:  # as long as the key counts that it is encrypted with
-        sealed = _encrypt(_read_keys(sender)[0], repository_id, name, value)
+    with KEYS:  # as long as the key counts that it is encrypted with
+        sealed = encrypt(read_keys(sender)[0], repository_id, name, value)
         made = StoredSecret(repository_id, name, sealed, wanted, sender.now(), by)
         sender.store.put_secret(made, actor)
     return made, _remarks(value)
@@ -125,40 +110,16 @@ def remove(sender: Sender, name: str, repository: str, actor: str) -> StoredSecr
 def rotate(sender: Sender, actor: str) -> int:
     """Encrypt every secret with a new key and drop the old one; safe to be cut short at any point."""
     new = StoredKey.generate()
-    with _key_file:
-        old = _read_keys(sender)
-        _write_keys(sender, [new, *old])
+    with KEYS:
+        old = read_keys(sender)
+        write_keys(sender, [new, *old])
 
         def again(secret: StoredSecret) -> str:
-            return _encrypt(new, secret.repository_id, secret.name, _decrypt(old, secret))
+            return encrypt(new, secret.repository_id, secret.name, decrypt(old, secret))
 
         count = sender.store.reseal_secrets(again, actor, sender.now())
-        _write_keys(sender, [new])
+        write_keys(sender, [new])
     return count
-
-
-# --- what the sender keeps for itself -------------------------------------------------------------------
-
-
-def keep(sender: Sender, name: str, value: Mapping[str, Any]) -> None:
-    """Keep something of the sender's own, such as a token, encrypted as secrets are."""
-    with _key_file:
-        sealed = _encrypt(_read_keys(sender)[0], OWN, name, json.dumps(value))
-        sender.store.put_document(OWN, name, {"sealed": sealed}, sender.now())
-
-
-def kept(sender: Sender, name: str) -> dict[str, Any]:
-    """What was kept under that name; empty if nothing was."""
-    found = sender.store.document(OWN, name)
-    if found is None:
-        return {}
-    opened = _decrypt(_keys(sender), StoredSecret(OWN, name, found["sealed"], [], 0, ""))
-    value: dict[str, Any] = json.loads(opened)
-    return value
-
-
-def forget(sender: Sender, name: str) -> None:
-    sender.store.drop_document(OWN, name)
 
 
 # --- what executors get ---------------------------------------------------------------------------------
@@ -206,8 +167,8 @@ def _values(sender: Sender, job: RowMapping, names: Sequence[str]) -> dict[str, 
                 hint=f"train there, or set it with --branch, {again}",
                 code="secret_refused",
             )
-    keys = _keys(sender)
-    return {name: _decrypt(keys, kept[name]) for name in sorted(wanted)}
+    keys = keys_of(sender)
+    return {name: decrypt(keys, kept[name]) for name in sorted(wanted)}
 
 
 class _Grants:
@@ -244,52 +205,3 @@ class _Grants:
             hold=hold, depth=0, credential=place.credential, allow_file=place.local,
         )  # fmt: skip
         return is_ancestor(place.mirror, commit, tip)
-
-
-# --- keeping --------------------------------------------------------------------------------------------
-
-
-def _encrypt(key: StoredKey, repository_id: str, name: str, value: str) -> str:
-    return key.encrypt(json.dumps({"repository": repository_id, "name": name, "value": value}))
-
-
-def _decrypt(keys: Sequence[StoredKey], secret: StoredSecret) -> str:
-    """The value; what is kept opens under its own name alone, wherever in the database it was moved."""
-    for key in keys:
-        try:
-            kept = json.loads(key.decrypt(secret.sealed))
-        except NotTrusted:
-            continue
-        if (kept["repository"], kept["name"]) == (secret.repository_id, secret.name):
-            return str(kept["value"])
-    raise TrainForgeError(
-        f"the secret {secret.name} does not open with the sender's {KEY_FILE}",
-        hint="restore that file, or set the secret again",
-        code="secret_missing",
-    )
-
-
-def _keys(sender: Sender) -> list[StoredKey]:
-    with _key_file:
-        return _read_keys(sender)
-
-
-def _read_keys(sender: Sender) -> list[StoredKey]:
-    """The newest first; the first one is made where there is none."""
-    path = _path(sender)
-    try:
-        found = [StoredKey(str(one["kid"]), str(one["k"])) for one in json.loads(path.read_text())["keys"]]
-    except FileNotFoundError:
-        found = [StoredKey.generate()]
-        _write_keys(sender, found)
-    except (ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path} is damaged", hint="restore it from a backup") from error
-    return found
-
-
-def _write_keys(sender: Sender, keys: Sequence[StoredKey]) -> None:
-    write_private(_path(sender), {"keys": [asdict(key) for key in keys]})
-
-
-def _path(sender: Sender) -> Path:
-    return sender.data_dir / KEY_FILE

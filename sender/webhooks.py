@@ -47,8 +47,7 @@ async def on_github(request: Request) -> Response:
     sender.bell.ring(github_key(repo.id if repo else ""))
     if repo is not None and isinstance(delivery.about, RefMoved | Moved) and status != "known":
         sender.spawn(_look_after_answer(sender, repo.id))
-    code = 200 if event == "ping" else 202
-    return JSONResponse({"status": status, "reason": answer}, code)
+    return JSONResponse({"status": status, "reason": answer}, 202)
 
 
 def _note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> tuple[str, str]:

@@ -244,10 +244,14 @@ ACCEPTED: dict[str, tuple[Row, object]] = {
     "W19 a tag": (w(202, "", push={"ref": "refs/tags/v1"}), "ignored"),
     "W20 a repository that is not watched": (w(202, "", push={"forced": True}), "ignored"),
     "W22 the same name elsewhere": (
-        w(202, "", push={"repository": {"id": 2, "full_name": "demo", "clone_url": "https://evil.org/d.git"}}),
+        w(
+            202,
+            "",
+            push={"repository": {"id": 2, "full_name": "demo", "clone_url": "https://evil.org/d.git"}},
+        ),
         "ignored",
     ),
-    "W23 a ping": (w(200, "", event="ping", body=b'{"zen":"x"}'), "accepted"),
+    "W23 a ping": (w(202, "", event="ping", body=b'{"zen":"x"}'), "accepted"),
     "W25 the results' branch": (w(202, "", push={"ref": "refs/heads/trainforge-results"}), "ignored"),
 }
 ROWS = MANIFESTS | WEBHOOKS | REQUESTS

@@ -19,7 +19,7 @@ from trainforge.config.messages import Order, SecretsAsk
 from trainforge.config.redact import Redactor
 from trainforge.config.sealing import SealingKey, StoredKey, seal
 from trainforge.config.trust import SECRETS_TYPE, verify
-from trainforge.sender import events, vault
+from trainforge.sender import events, sealed, vault
 
 VALUE = "canary/Zq8+v71=x & 'quoted'"
 NAMES = MANIFEST + "secrets: [HF_TOKEN]\n"
@@ -145,7 +145,7 @@ def test_nothing_on_disk_shows_a_value_and_the_key_can_be_changed(core: Core, tm
     redactor = Redactor([VALUE])
     for number in range(3):
         put(core, f"TOKEN_{number}", f"{VALUE}{number}")
-    data, key_file = core.sender.data_dir, core.sender.data_dir / vault.KEY_FILE
+    data, key_file = core.sender.data_dir, core.sender.data_dir / sealed.KEY_FILE
     assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
     before = json.loads(key_file.read_text())["keys"]
     files = on_disk(data)
@@ -155,9 +155,9 @@ def test_nothing_on_disk_shows_a_value_and_the_key_can_be_changed(core: Core, tm
     after = json.loads(key_file.read_text())["keys"]
     assert len(after) == 1 and after != before
     kept = core.sender.store.secrets()
-    assert [vault._decrypt([StoredKey(**after[0])], one) for one in kept] == [f"{VALUE}{n}" for n in range(3)]
+    assert [sealed.decrypt([StoredKey(**after[0])], one) for one in kept] == [f"{VALUE}{n}" for n in range(3)]
     with pytest.raises(Exception, match="does not open"):
-        vault._decrypt([StoredKey(**before[0])], kept[0])
+        sealed.decrypt([StoredKey(**before[0])], kept[0])
 
 
 def test_a_change_of_the_key_that_was_cut_short_leaves_everything_readable(
@@ -170,8 +170,8 @@ def test_a_change_of_the_key_that_was_cut_short_leaves_everything_readable(
         with pytest.raises(ZeroDivisionError):
             vault.rotate(core.sender, "person:ada")
     put(core, "SECOND")
-    keys = vault._keys(core.sender)
-    assert {vault._decrypt(keys, one) for one in core.sender.store.secrets()} == {VALUE}
+    keys = sealed.keys_of(core.sender)
+    assert {sealed.decrypt(keys, one) for one in core.sender.store.secrets()} == {VALUE}
     assert vault.rotate(core.sender, "person:ada") == 2
 
 
@@ -181,7 +181,7 @@ def test_what_is_kept_opens_under_its_own_name_alone(core: Core, tmp_path: Path)
     (kept,) = core.sender.store.secrets()
     moved = type(kept)(**{**vars(kept), "name": "MINE"})
     with pytest.raises(Exception, match="does not open"):
-        vault._decrypt(vault._keys(core.sender), moved)
+        sealed.decrypt(sealed.keys_of(core.sender), moved)
 
 
 @pytest.mark.parametrize(
