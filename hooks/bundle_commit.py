@@ -56,14 +56,15 @@ def arrange(files: Iterable[Member], named: Iterable[str] = ()) -> Arranged:
     notes, found = [], list(files)
     kept = {member.path: member for member in found if not _of_macos(member.path)}
     if len(kept) < len(found):
-        notes.append(f"{len(found) - len(kept)} files of macOS itself were left out")
+        count = len(found) - len(kept)
+        notes.append(f"{count} {'file' if count == 1 else 'files'} of macOS itself in the ZIP: left out.")
     if not kept:
         raise BundleRefused("bundle_empty", "there is no file in the ZIP", "zip the project's files")
     top, *others = {path.split("/")[0] for path in kept}
     wanted = {PurePosixPath(path).parts[0] for path in named if path}
     if not others and top not in kept and top not in wanted:
         kept = {path.removeprefix(f"{top}/"): member for path, member in kept.items()}
-        notes.append(f"the folder {top} around everything was taken off")
+        notes.append(f"The folder {top} around everything in the ZIP was taken off.")
     return Arranged(kept, tuple(notes))
 
 

@@ -26,6 +26,7 @@ CONTENT_POLICY = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 DATA_POLICY = "default-src 'none'; frame-ancestors 'none'; sandbox"  # for what is no page of ours
+SENT_BY_BROWSERS = frozenset({"origin", "sec-fetch-site", "cookie"})
 LOOPBACK = frozenset({"127.0.0.1", "::1"})
 
 
@@ -41,6 +42,10 @@ async def identify(connection: HTTPConnection) -> Person:
     if scheme.lower() == "bearer":
         known = read_workflow_token if is_workflow_token(token.strip()) else _by_token
         person = await asyncio.to_thread(known, sender, token.strip())
+    elif scheme.lower() == "basic" and not SENT_BY_BROWSERS & set(connection.headers):
+        # As curl sends it with `-u` or from .netrc; a browser would send it along for any site.
+        password = basic_password(connection.headers["authorization"])
+        person = await asyncio.to_thread(_by_token, sender, password)
     elif not scheme and (secret := session_secret(connection)):
         person = await asyncio.to_thread(sender.people.by_session, secret, sender.now())
     if person is None:

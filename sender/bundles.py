@@ -1,7 +1,7 @@
 """Uploaded ZIP files: from a form and an archive to a commit in the built-in git server, and to its job.
 
 A project without a manifest gets one that says what the form says; where the ZIP has one, the form's values
-lie over it as any job's overrides do. All but `train` runs in a worker thread.
+lie over it as any job's overrides do. All but `train` and `plan` runs in a worker thread.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -25,12 +26,13 @@ from trainforge.hooks.bundle import CHUNK, Bundle, Member
 from trainforge.hooks.bundle_commit import REF, arrange, commit_files
 from trainforge.hooks.bundle_names import BundleRefused, show
 from trainforge.hooks.triggers import MANIFEST
-from trainforge.sender import events, watching
+from trainforge.sender import events, planned, watching
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import MAX_READ
 from trainforge.sender.notify import REPOSITORIES
 from trainforge.sender.people import Person
+from trainforge.sender.registry import choose_executors
 from trainforge.sender.uploads import Upload
 
 FOLDER = "bundles"  # of the repositories on the built-in server that uploads go to
@@ -60,7 +62,7 @@ class BundleAsk(BaseModel):
 
     name: str = Field(default="", max_length=200, description="the project's name")
     main_entry: str = Field(default="", max_length=1024, description="the script; main.py unless said")
-    requirements_file: str = Field(default="", max_length=1024, description="what to install before")
+    requirements_file: str = Field(default="", max_length=1024, description="what to install")
     nodes: str = Field(default="", max_length=11, description="machines that train together: 2, or 1:4")
     params: Mapped = Field(default={}, description="the training's parameters, a JSON object")
     overrides: Mapped = Field(default={}, description="keys of the manifest, a JSON object")
@@ -91,20 +93,47 @@ async def train(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) 
 
 
 def _train(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> JobDetail:
-    asked, notes = store(sender, ask, upload, person)
+    made = store(sender, ask, upload, person)
     rerun = secrets.token_hex(8) if ask.rerun else ""
-    job = events.request_job(sender, **asked, rerun=rerun)
+    job = events.request_job(sender, **made.asked, rerun=rerun)
     detail = sender.queries.job(job)
-    return detail.model_copy(update={"notices": [*notes, *detail.notices]})
+    return detail.model_copy(update={"notices": [*made.notes, *detail.notices]})
 
 
-def store(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> tuple[dict[str, Any], list[str]]:
-    """Make it a commit; gives what `events.draft_jobs` is to be asked for, and what was done to the files.
+async def plan(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> str:
+    """Plan it, for `planned.confirm`; gives the id that the job will have."""
+    async with sender.unpacking:
+        return await in_thread(_plan, sender, ask, upload, person)
+
+
+def _plan(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> str:
+    made = store(sender, ask, upload, person)
+    asked = made.asked | {"rerun": f"planned:{secrets.token_hex(8)}"}
+    form = {name: str(asked[name]) for name in ("ref", "commit", "manifest_path")}
+    form |= {"form": "1", "repository": made.repository, "selection": "auto"}
+    form["more"] = "\n".join(f"{key}={json.dumps(value)}" for key, value in asked["overrides"].items())
+    form |= {"distributed": "true"} if made.manifest.resources.nodes.max > 1 else {}
+    preferred = planned.preferences(sender, person.name).preferred_machines
+    return str(planned.draft(sender, asked, preferred, form=form, notes=made.notes)["job_id"])
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What `events.draft_jobs` is to be asked for, and what people are told of it."""
+
+    asked: dict[str, Any]
+    repository: str
+    manifest: Manifest
+    notes: list[str]
+
+
+def store(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> Stored:
+    """Make it a commit, if it can be a job.
 
     Raises:
-        BundleRefused: the ZIP is not taken. ManifestError: what it asks for cannot be. StorageFull.
+        BundleRefused: the ZIP is not taken. ManifestError, NotFound: what it asks for cannot be. StorageFull.
     """
-    sender.disk.refuse_when_low()
+    choose_executors(sender, ask.executors)
     bundle = Bundle(upload.file)
     arranged = arrange(bundle.files, (ask.main_entry, ask.requirements_file))
     files: dict[str, Member | bytes] = dict(arranged.files)
@@ -115,7 +144,7 @@ def store(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> tup
     else:
         if not ask.requirements_file and USUAL_REQUIREMENTS in files:
             ask = ask.model_copy(update={"requirements_file": USUAL_REQUIREMENTS})
-            notes.append(f"{USUAL_REQUIREMENTS} is installed before")
+            notes.append(f"{USUAL_REQUIREMENTS} is installed before the training.")
         text = generated(ask, ask.name or PurePosixPath(upload.filename).stem or "project")
         files[MANIFEST], overrides = text, dict(ask.overrides)
     manifest = apply_overrides(parse_manifest(text, MANIFEST), overrides)
@@ -136,7 +165,7 @@ def store(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> tup
         "repository": repo.id, "commit": made.commit, "ref": REF, "manifest_path": MANIFEST,
         "overrides": overrides, "executors": ask.executors, "source": SOURCE,
     }  # fmt: skip
-    return asked, notes
+    return Stored(asked, name, manifest, notes)
 
 
 def _committed(bundle: Bundle, member: Member) -> bytes:

@@ -46,12 +46,12 @@ def _new_page(request: Request) -> Response:
     again = request.query_params.get("again", "")
     kept = planned.find(sender, again[:64]) if again else None
     if kept is not None:
-        return _form(request, dict(kept.get("form", {})))
+        return show_form(request, dict(kept.get("form", {})))
     said = {name: request.query_params.get(name, "")[:2048] for name in SOURCE}
     if not said["repository"]:
         last = sender.store.document(LAST, person.name) or {}
-        return _form(request, said | {"repository": last.get("repository", "")}, chosen=False)
-    return _form(request, said | _wishes(planned.preferences(sender, person.name)))
+        return show_form(request, said | {"repository": last.get("repository", "")}, chosen=False)
+    return show_form(request, said | _wishes(planned.preferences(sender, person.name)))
 
 
 def _wishes(wishes: Preferences) -> dict[str, str]:
@@ -64,7 +64,7 @@ def _wishes(wishes: Preferences) -> dict[str, str]:
     return fields | {f"machine:{name}": "true" for name in wishes.preferred_machines}
 
 
-def _form(
+def show_form(
     request: Request, said: dict[str, str], wrong: TrainForgeError | None = None, *, chosen: bool = True
 ) -> Response:
     """First the repository, then its branch or commit, then everything else, as far as is said."""
@@ -87,7 +87,7 @@ def _form(
         request, "new.html", person=person, here="/jobs", said=said,
         chosen=chosen and bool(said.get("repository")), repositories=repositories, heads=heads,
         manifest=manifest, resources=resources, nodes=nodes, distributed=bool(distributed),
-        params=_params(manifest), executors=machines.members(sender),
+        params=_params(manifest), executors=machines.members(sender), max_bundle=sender.settings.max_bundle,
         status=wrong.status if wrong else 200, problem=problem(wrong) if wrong else None,
         retry="/new?" + urlencode({name: said.get(name, "") for name in SOURCE}),
     )  # fmt: skip
@@ -151,7 +151,7 @@ def _plan(request: Request) -> Response:
         preferred = [] if manual else wishes.preferred_machines
         job = planned.draft(sender, asked, preferred, form=said)["job_id"]
     except TrainForgeError as error:
-        return _form(request, said, error)
+        return show_form(request, said, error)
     now = sender.now()
     sender.store.put_document(LAST, person.name, {"repository": said["repository"]}, now)
     if said.get("remember"):

@@ -19,6 +19,7 @@ from trainforge.sender.access import ACCESS, PUBLIC, SIGNED, WORKFLOW
 from trainforge.sender.answers import Problem
 from trainforge.sender.operations import JSON, OPERATIONS, Operation
 from trainforge.sender.problems import MEDIA_TYPE
+from trainforge.sender.uploads import FILE, MEDIA
 
 DESCRIBED = ("/api/", "/health", "/webhooks/", "/hooks/")
 _NUMBER = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
@@ -27,6 +28,7 @@ _PARAMETER = re.compile(r"\{(\w+)(?::(\w+))?\}")
 _WHERE = "#/components/schemas/{model}"
 _SCHEMES: dict[str, Any] = {
     "token": {"type": "http", "scheme": "bearer", "description": "an access token, `tfp_...`"},
+    "password": {"type": "http", "scheme": "basic", "description": "an access token as the password"},
     "session": {
         "type": "apiKey",
         "in": "cookie",
@@ -98,14 +100,22 @@ def _operation(row: str, one: Operation, schemas: dict[tuple[str, str], Any]) ->
     }
     if one.ask is not None:
         made["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[row, "ask"]}}}
+        if one.form is not None:
+            made["requestBody"]["content"][MEDIA] = {"schema": _with_file(one.form)}
     elif role == SIGNED:
         made["requestBody"] = {"required": True, "content": {JSON: {"schema": {"type": "object"}}}}
     return made
 
 
+def _with_file(form: type[BaseModel]) -> dict[str, Any]:
+    schema = form.model_json_schema()
+    about = {"type": "string", "format": "binary", "description": "the ZIP"}
+    return {**schema, "properties": {**schema["properties"], FILE: about}, "required": [FILE]}
+
+
 def _security(role: str) -> list[dict[str, list[str]]]:
     if role in ROLES:
-        return [{"token": []}, {"session": []}]
+        return [{"token": []}, {"password": []}, {"session": []}]
     return [{"workflow": []}] if role == WORKFLOW else [{"signature": []}] if role == SIGNED else []
 
 

@@ -23,6 +23,7 @@ from trainforge.sender import answers as a
 from trainforge.sender import api, compat_network, people_api, query_forms, secrets_api, trust_api
 from trainforge.sender import compat_answers as first
 from trainforge.sender import compat_jobs as jobs
+from trainforge.sender.bundles import BundleAsk
 from trainforge.sender.planned import PlanAsk, Preferences
 
 JSON, STREAM, BYTES = "application/json", "text/event-stream", "application/octet-stream"
@@ -32,11 +33,15 @@ REMOTE = (400, 403, GONE, MOVED, 422, AWAY)  # what becomes of it is git's to sa
 
 @dataclass(frozen=True)
 class Operation:
-    """`refusals` are the statuses of problems beside those that follow from the rest."""
+    """`form` may come instead of `ask`, with a file.
+
+    `refusals` are the statuses of problems beside those that follow from the rest.
+    """
 
     summary: str
     answer: Any
     ask: type[BaseModel] | None = None
+    form: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     refusals: tuple[int, ...] = ()
     media: tuple[str, ...] = (JSON,)
@@ -55,7 +60,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     # --- jobs
     "GET /api/jobs": Operation("Jobs, newest first", a.Jobs, query=query_forms.JobsQuery),
-    "POST /api/jobs": Operation("Train a commit", JobDetail, api.SubmitAsk, refusals=REMOTE),
+    "POST /api/jobs": Operation(
+        "Train a commit, or a ZIP", JobDetail, api.SubmitAsk, form=BundleAsk, refusals=REMOTE
+    ),
     "GET /api/jobs/{job}": Operation("A job", JobDetail, refusals=(MOVED,)),
     "GET /api/jobs/{job}/logs": Operation(
         "A page of a job's lines, or all of them as events",

@@ -83,6 +83,11 @@ def problem_page(request: Request, error: Exception) -> Response:
     return page
 
 
+async def workers(_request: Request) -> Response:
+    """Executors, as the first pages called them."""
+    return RedirectResponse("/executors", 303)
+
+
 async def home(_request: Request) -> Response:
     return RedirectResponse("/jobs", 303)
 
@@ -102,4 +107,5 @@ def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
 
 routes = [
     Route("/", home),
+    Route("/workers", workers),
 ]

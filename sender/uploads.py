@@ -51,11 +51,11 @@ async def receive(
         MessageInvalid: not such a form, or without a file. Unreachable: it takes too long.
     """
     sender: Sender = request.app.state.sender
+    reader = _Reader(request.headers.get("content-type", ""), limit, before_file)
     await refuse_announced(request, limit + 2 * MAX_FIELD_BYTES)
     folder = sender.data_dir / "uploads"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = await in_thread(lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - the caller's to close
-    reader = _Reader(request.headers.get("content-type", ""), limit, before_file)
     try:
         async with asyncio.timeout(TIME_S):
             async for chunk in request.stream():

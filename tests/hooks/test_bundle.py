@@ -124,7 +124,7 @@ def test_the_folder_around_everything_stays_where_the_form_names_it() -> None:
     files = Bundle(io.BytesIO(craft(Part("src/main.py"), Part("src/a/b"), Part("__MACOSX/src/._x")))).files
     assert list(arrange(files).files) == ["a/b", "main.py"]
     assert list(arrange(files, ("src/main.py", "")).files) == ["src/a/b", "src/main.py"]
-    assert arrange(files).notes[0] == "1 files of macOS itself were left out"
+    assert arrange(files).notes[0] == "1 file of macOS itself in the ZIP: left out."
 
 
 def test_a_nested_archive_is_a_file() -> None:
