@@ -64,6 +64,8 @@ def apply_overrides(manifest: Manifest, overrides: Mapping[str, Any]) -> Manifes
     if not overrides:
         return manifest
     raw = manifest.model_dump(mode="json", exclude_unset=True)
+    if len(raw.get("data") or ()) == 1:  # whose keys then have names
+        raw["data"] = raw["data"][0]
     problems: list[TrainForgeError] = []
     for name, value in overrides.items():
         if fault := _set(raw, _split(name), copy.deepcopy(value)):
@@ -91,7 +93,7 @@ def _validate(raw: dict[str, Any], place_of: PlaceOf) -> tuple[Manifest | None, 
     try:
         manifest = Manifest.model_validate(raw)
     except ValidationError as error:
-        found = to_problems(error, place_of)
+        found = to_problems(error, place_of, alone=isinstance(raw.get("data"), dict))
     problems = [problem for _, problem in found]
     for fault in faults(raw, {location[:2] for location, _ in found}):
         place = place_of(fault.place, len(fault.place) == 1)

@@ -1,13 +1,24 @@
-"""How the keys of the manifest's sections are described, and which have no effect yet."""
+"""What the manifest's sections have in common: how they are read, how their keys are described."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
 _LATER = {"x-not-yet-in-effect": True}
+
+
+class Section(BaseModel):
+    """A mapping of the manifest. An empty one (`retry:`) means its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 def now(description: str, example: Any = None) -> Any:

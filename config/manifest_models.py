@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from trainforge.config.containers import ImageName, Volume
 from trainforge.config.isolation import Level
-from trainforge.config.manifest_keys import is_later, later, now
+from trainforge.config.manifest_data import MOST, Data, several
+from trainforge.config.manifest_keys import Section, is_later, later, now
 from trainforge.config.manifest_types import (
     Arguments,
     Branch,
     CheckpointStore,
     ConfigFile,
     Cron,
-    DataUrl,
     Duration,
     EnvName,
     Glob,
     GpuRequest,
     Gpus,
-    Module,
     Limit,
+    Module,
     Name,
     NodeRange,
     Nodes,
@@ -35,24 +36,14 @@ from trainforge.config.manifest_types import (
     RelativePath,
     RetryCode,
     SecretName,
-    Sha256,
     Size,
     Text,
     Texts,
+    TorchBackend,
+    is_conda,
 )
 
 RESULTS_BRANCH = "trainforge-results"
-
-
-class Section(BaseModel):
-    """A mapping of the manifest. An empty one (`retry:`) means its defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_is_default(cls, value: Any) -> Any:
-        return {} if value is None else value
 
 
 class Project(Section):
@@ -100,16 +91,31 @@ class Training(Section):
         RelativePath, now("Where the training starts, and its paths begin.", "models/small")
     ] = "."
     requirements: Annotated[
-        RelativePath | None, now("A requirements file to install from.", "requirements.txt")
+        RelativePath | None,
+        now(
+            "What to install: a requirements file, pyproject.toml, or conda's environment.yml.",
+            "requirements.txt",
+        ),
     ] = None
-    lockfile: Annotated[RelativePath | None, later("A lock file to install from exactly.", "uv.lock")] = None
-    extras: Annotated[list[Name], later("Extras of the repository's own package to install.", ["train"])] = []
+    lockfile: Annotated[
+        RelativePath | None,
+        now("What to install exactly: uv.lock, pylock.toml, or a list with every version.", "uv.lock"),
+    ] = None
+    extras: Annotated[
+        list[Name],
+        now("Extras of the repository's own package to install, from pyproject.toml or uv.lock.", ["train"]),
+    ] = []
     python: Annotated[PythonVersion | None, now("The Python version that the training needs.", ">=3.11")] = (
         None
     )
     setup: Annotated[
         Texts, now("Shell commands that run once per node before the training.", "python prepare.py")
     ] = []
+
+    @property
+    def conda(self) -> bool:
+        """Whether only conda can install what it names."""
+        return any(is_conda(name) for name in (self.requirements, self.lockfile) if name)
 
     @model_validator(mode="before")
     @classmethod
@@ -183,14 +189,33 @@ class Environment(Section):
         Literal["auto", "inherit", "isolated", "container"],
         now(
             "`inherit` uses the executor's Python, `isolated` builds one for the job, `auto` inherits where "
-            "that suffices. `container` is not yet in effect: such a job fails.",
+            "that suffices. `container`, or an image, uses that of the image.",
             "isolated",
         ),
     ] = "auto"
-    image: Annotated[Text | None, later("The container image to train in.", "pytorch/pytorch:2.6.0")] = None
-    dockerfile: Annotated[RelativePath | None, later("Builds the container image.", "Dockerfile")] = None
+    strict: Annotated[
+        bool,
+        now(
+            "Whether all that is installed must have an exact version and a digest; what has not is refused "
+            "by its line. The executor's own Python then never does.",
+            True,
+        ),
+    ] = False
+    torch_backend: Annotated[
+        TorchBackend | None,
+        now("The build of torch to install: cpu, cu128, or `auto` for what fits the GPU's driver.", "auto"),
+    ] = None
+    image: Annotated[
+        ImageName | None,
+        now("The container image to train in; with `@sha256:…` always the same.", "pytorch/pytorch:2.6.0"),
+    ] = None
+    dockerfile: Annotated[
+        RelativePath | None,
+        now("Builds the container image, from this file of the commit below its folder.", "Dockerfile"),
+    ] = None
     volumes: Annotated[
-        list[Text], later("Folders of the machine shown in the container.", ["/data:/data:ro"])
+        Annotated[list[Volume], Field(max_length=32)],
+        now("Folders of the machine in the container, as far as its policy allows.", ["/data:/data:ro"]),
     ] = []
     network: Annotated[
         Literal["full", "none"],
@@ -201,20 +226,10 @@ class Environment(Section):
         now("How far the machine has to keep the job apart at least; it may do more by itself.", "sandbox"),
     ] = "process"
 
-
-class Data(Section):
-    url: Annotated[
-        DataUrl,
-        now(
-            "Where the data are, as a file or http(s) URL; s3, gs and hf are not yet in effect.",
-            "https://example.org/train.csv",
-        ),
-    ]
-    path: Annotated[RelativePath | None, later("The data's name below TRAINFORGE_DATA_DIR.", "train.csv")] = (
-        None
-    )
-    sha256: Annotated[Sha256 | None, now("The data's digest: other data are refused.")] = None
-    cache: Annotated[bool, later("Whether the machine keeps the data for later jobs.", False)] = True
+    @property
+    def contained(self) -> bool:
+        """Whether it trains in a container by its own wish."""
+        return "container" in (self.mode, self.isolation) or bool(self.image or self.dockerfile)
 
 
 class Strategy(Section):
@@ -413,7 +428,12 @@ class Manifest(Section):
     resources: Annotated[Resources, now("What to run it on.")] = Resources()
     distributed: Annotated[Distributed, now("How the processes work together.")] = Distributed()
     environment: Annotated[Environment, now("What Python the training runs with.")] = Environment()
-    data: Annotated[Data | None, now("Data to fetch before the training.")] = None
+    data: Annotated[
+        list[Data],
+        BeforeValidator(several, json_schema_input_type=Data | list[Data] | None),
+        Field(max_length=MOST),
+        now("Data to fetch before the training. One entry may stand without its list."),
+    ] = []
     strategy: Annotated[Strategy, now("Several jobs from one manifest.")] = Strategy()
     checkpoint: Annotated[Checkpoint, now("Where a training can be taken up again.")] = Checkpoint()
     retry: Annotated[Retry, now("When a job is tried again.")] = Retry()
@@ -439,9 +459,7 @@ class Manifest(Section):
     def inactive(self) -> list[str]:
         """The dotted keys that this manifest uses, and that are accepted but not yet in effect."""
         found = list(_inactive(self, ""))
-        if self.environment.mode == "container":
-            found.append("environment.mode")
-        if self.data is not None and not self.data.url.startswith(("file:", "http:", "https:")):
+        if any(data.scheme == "hf" for data in self.data):
             found.append("data.url")
         return sorted(found)
 

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from trainforge.config.document import Location, dotted, spelling
 from trainforge.config.errors import Place, TrainForgeError
-from trainforge.config.manifest_models import Manifest, Section
+from trainforge.config.manifest_keys import Section
+from trainforge.config.manifest_models import Manifest
 
 MAX_PROBLEMS = 100
 
@@ -38,15 +39,22 @@ _BOUNDS = {
 }
 
 
-def to_problems(error: ValidationError, place_of: PlaceOf) -> list[tuple[Location, TrainForgeError]]:
-    """One problem for each fault, with the key that it is about; no more than anybody would be told."""
+def to_problems(
+    error: ValidationError, place_of: PlaceOf, *, alone: bool = False
+) -> list[tuple[Location, TrainForgeError]]:
+    """One problem for each fault, with the key that it is about; no more than anybody would be told.
+
+    `alone` says that the one entry of `data` stands without its list.
+    """
     details = error.errors(include_url=False)
-    return [_problem(detail, place_of) for detail in details[: MAX_PROBLEMS + 1]]
+    return [_problem(detail, place_of, alone) for detail in details[: MAX_PROBLEMS + 1]]
 
 
-def _problem(detail: Any, place_of: PlaceOf) -> tuple[Location, TrainForgeError]:
+def _problem(detail: Any, place_of: PlaceOf, alone: bool) -> tuple[Location, TrainForgeError]:
     at_key = detail["loc"][-1:] == ("[key]",)
     location: Location = tuple(detail["loc"][:-1] if at_key else detail["loc"])
+    if alone and location[:2] == ("data", 0):
+        location = ("data", *location[2:])
     kind, name = detail["type"], _short(dotted(location))
     if kind == "extra_forbidden":
         message, hint, at_key = f"{name}: unknown key", _nearest(location), True

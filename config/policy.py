@@ -48,6 +48,7 @@ class Policy(BaseModel):
     native: bool = True  # whether jobs may train outside of a container
     volumes: Patterns = None  # folders that containers may be shown, `/data` or `/scratch:rw`; none else
     network: Literal["full", "none"] = "full"  # `none`: only jobs that ask for none
+    private_data: bool | None = None  # whether data may be fetched from private networks; None: as `network`
     isolation: Level = "process"  # how far jobs are kept apart at least, whatever they ask for
     max_time: Annotated[float, BeforeValidator(_duration), Field(gt=0)] | None = None
     max_memory: Annotated[int, BeforeValidator(_size), Field(gt=0)] | None = None
@@ -57,6 +58,11 @@ class Policy(BaseModel):
 
     file: str = Field(default="", max_length=4096)
     lines: dict[str, int] = {}
+
+    @property
+    def reaches_private(self) -> bool:
+        """Whether data are fetched from private networks: no further than jobs get by themselves."""
+        return self.network == "full" if self.private_data is None else self.private_data
 
     def place(self, rule: str) -> str:
         """Such as `policy.yaml:3`; empty where the rule stands in no file."""

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 KINDS = {
     "data": "cache/data",
@@ -32,7 +33,8 @@ KINDS = {
 }
 LEASES = "leases"
 WAIT_S = 0.1
-_ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-z_]{8}")  # what an entry is made in, before it is one
+HOLDS = "environment.key"  # in a node's folder, see `kept_environments`
+_ASIDE = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-z_]{8}|gone)")  # what an entry is made in, before it is one
 
 
 @dataclass(frozen=True)
@@ -83,17 +85,25 @@ def tried(path: Path) -> Iterator[bool]:
 def lease(node: Path, entry: Path) -> None:
     """Keep an entry for as long as the node's folder is there. For who holds the entry's lock."""
     with (node / LEASES).open("a") as file:
-        file.write(f"{entry}\n")
+        file.write(f"{quote(str(entry))}\n")
 
 
 def leased(data_dir: Path) -> dict[Path, list[str]]:
     """Each leased entry, and the jobs that have it."""
     found: dict[Path, list[str]] = {}
-    for file in (data_dir / "nodes").glob(f"*/{LEASES}"):
-        with contextlib.suppress(OSError):
-            for line in set(file.read_text().splitlines()):
-                found.setdefault(Path(line), []).append(file.parent.name.partition(".")[0])
+    for node in _folders(data_dir / "nodes"):
+        lines = {*_lines(node / LEASES)}
+        lines |= {str(data_dir / KINDS["environments"] / key) for key in _lines(node / HOLDS)}
+        for line in lines:
+            found.setdefault(Path(line), []).append(node.name.partition(".")[0])
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [unquote(line) for line in path.read_text().split()]
+    except OSError:
+        return []
 
 
 # --- what is there ------------------------------------------------------------------------------------

@@ -48,9 +48,9 @@ def clean(data_dir: Path, *, older_than: float = 0.0, dry_run: bool = False) -> 
     """Remove all that is kept for later jobs and has not been used for `older_than` seconds."""
     freed, held = Freed(), budget.leased(data_dir)
     before = time.time() - older_than
-    for half, entry in budget.halves(data_dir):
+    for half, whole in budget.halves(data_dir):
         size = budget.size_of(half)
-        if dry_run or budget.remove_half(half, entry):
+        if dry_run or budget.remove_half(half, whole):
             freed.removed.append(Entry("unfinished", half, size=size))
     for entry in sorted(budget.entries(data_dir), key=lambda entry: (entry.kind, entry.used)):
         if entry.used > before and older_than:

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from trainforge.config.errors import Conflict, Unreachable
 from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import FencingToken, NodeKey, Order, RunOrder
+from trainforge.executor import budget
 from trainforge.executor.supervisor import write_atomically
 
 FORGOTTEN_S = 7 * 86_400
@@ -152,12 +153,12 @@ class OrderBook:
         aside = self.nodes / f".gone-{node}"
         with contextlib.suppress(FileNotFoundError):
             folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        budget.discard(aside)
 
     def tidy(self) -> None:
         """At start: finish what a kill interrupted, drop memories that no living order could match."""
         for path in self.nodes.glob(".gone-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            budget.discard(path)
         for key in self._keys(self.forgotten):
             if self.folder(key).exists():
                 self.forget(key)

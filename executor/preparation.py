@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from trainforge.config.errors import NodeFailed
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
-from trainforge.config.messages import NodeKey, NodePhase, RunOrder
+from trainforge.config.messages import GitCredential, NodeKey, NodePhase, RunOrder
 from trainforge.executor import (
     budget,
     checkout,
@@ -29,6 +30,7 @@ from trainforge.executor.gpus import driver_of
 from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.services import Services
+from trainforge.hooks.addresses import AddressRefused, repository_id
 
 MANIFEST = "manifest.yaml"
 
@@ -67,10 +69,34 @@ class Preparation:
         self.phase("environment", "")
         chosen = self._environment(manifest, setup)
         self.phase("data", "")
-        files = self.services.settings.shared_folders if self.walls.apart else None
-        folder = data.prepare(manifest, self.services.data_dir / "cache" / "data", setup, files=files)
+        shown = data.prepare(manifest, self._for_data(setup))
         setup.check()
-        return Prepared(manifest, chosen.python, folder, tuple(chosen.folders))
+        return Prepared(manifest, chosen.python, shown.folder, (*chosen.folders, *shown.reads))
+
+    def _for_data(self, setup: Setup) -> data.Node:
+        services, repository = self.services, self.order.repository
+        policy = services.acceptance.policy
+
+        def own(url: str) -> GitCredential | None:
+            with contextlib.suppress(AddressRefused):
+                if repository_id(url) == repository.id:
+                    return services.credential(self.key)
+            return None
+
+        return data.Node(
+            folder=self.folder,
+            cache=services.data_dir / "cache" / "data",
+            setup=setup,
+            scope=repository.id,
+            secrets=self.secrets.values,
+            own=own,
+            files=services.settings.shared_folders if self.walls.apart else None,
+            allow_private=policy is None or policy.reaches_private,
+            allow_file=services.allow_file,
+            most=services.settings.max_repository,
+            tell=lambda detail: self.phase("data", detail[:500]),
+            room=services.keeper.make_room,
+        )
 
     def kept_manifest(self) -> Manifest:
         """The manifest as it was checked out."""

@@ -35,7 +35,7 @@ from trainforge.config.messages import (
 from trainforge.config.reasons import REASONS
 from trainforge.config.result import Artifact, JobRecord, commit_message, result_files
 from trainforge.config.result_index import shared_files
-from trainforge.executor import collect, environment, images, supervisor
+from trainforge.executor import collect, data, environment, images, supervisor
 from trainforge.executor.isolating import Walls
 from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
@@ -305,6 +305,7 @@ class Publishing:
             update={
                 "notices": [*record.notices, *gathered.warnings],
                 "environment": {**record.environment, **self._environment()},
+                "data": data.recorded(self.folder),
             }
         )
         aside = kept.with_suffix(".aside")

@@ -16,8 +16,8 @@ import pytest
 from trainforge.config import manifest_types as kinds
 from trainforge.config.errors import ManifestError
 from trainforge.config.manifest import json_schema, parse_manifest
-from trainforge.config.manifest_keys import is_later
-from trainforge.config.manifest_models import Manifest, Section
+from trainforge.config.manifest_keys import Section, is_later
+from trainforge.config.manifest_models import Manifest
 from trainforge.config.manifest_problems import all_keys, as_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "manifest.md"
@@ -41,6 +41,7 @@ WORDS = {
     "Pattern": "regular expression",
     "Plain": "any value",
     "PythonVersion": "Python version",
+    "Ref": "branch, tag or commit",
     "RelativePath": "path",
     "SecretName": "secret name",
     "Sha256": "SHA-256",
