@@ -19,6 +19,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from trainforge.config.containers import Mount, parse_volume
 from trainforge.config.errors import NodeFailed
@@ -225,6 +226,7 @@ class Walls:
             network=self.chosen.network if network is None else network,
             shm=self._bounds().memory or sandbox.SHM * 8,
             user=user,
+            processes=self.settings.max_processes if has.prlimit else 0,
         )
         return bounded + sandbox.argv(has.system, view)
 
@@ -301,6 +303,15 @@ class Walls:
             if self.user is not None:
                 home = str(self.folder / "scratch" / "home")
                 made |= {"HOME": home, "USER": "job", "LOGNAME": "job"}
+        return made
+
+    def told(self) -> dict[str, Any]:
+        """For the result."""
+        chosen = self.chosen
+        made: dict[str, Any] = {"level": chosen.level, "network": chosen.network}
+        made["own_user"] = self.user is not None
+        if self.contained and (image := containing.kept_image(self.folder)):
+            made |= {"engine": self.engine.words, "image": asdict(image)}
         return made
 
     def words(self) -> str:

@@ -51,6 +51,7 @@ class View:
     network: bool = True
     shm: int = SHM
     user: int | None = None
+    processes: int = 0  # at most, where a user namespace counts them; 0: not bounded here
 
 
 def find_system(program: str, *, root: bool) -> System:
@@ -96,6 +97,8 @@ def argv(system: System, view: View) -> list[str]:
     made += ["--remount-ro", "/", "--chdir", "/" if view.user is not None else str(view.cwd)]
     if view.user is not None:  # whose folder bubblewrap itself may not enter
         made += [*as_user(view.user), "/bin/sh", "-c", ENTER, "sh", str(view.cwd)]
+    elif system.user_namespace and view.processes:
+        made += ["prlimit", f"--nproc={view.processes}"]
     return made
 
 
