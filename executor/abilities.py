@@ -132,7 +132,8 @@ def _abilities(data_dir: Path, job_user: str, wanted: str) -> Abilities:
     )
     no_sandbox = found.no_sandbox or _try_sandbox(found)
     no_own_user = no_user or _try_user(data_dir)
-    no_container, usable = _find_engine(wanted, bool(no_user))
+    around = tuple(sorted(engine.environment(os.environ).items()))
+    no_container, usable = _find_engine(wanted, os.geteuid() if no_user else USERS[0], around)
     tried = {"no_sandbox": no_sandbox, "no_own_user": no_own_user, "no_container": no_container}
     return Abilities(**{**vars(found), **tried, "engine": usable})
 
@@ -219,7 +220,8 @@ esac; done < /proc/self/status
 """
 
 
-def _find_engine(wanted: str, ours: bool) -> tuple[str, Engine | None]:
+@functools.cache
+def _find_engine(wanted: str, user: int, around: tuple[tuple[str, str], ...]) -> tuple[str, Engine | None]:
     """The first engine in which a container really runs as it has to; else why there is none."""
     if wanted == "none":
         return "container_engine: none", None
@@ -227,8 +229,7 @@ def _find_engine(wanted: str, ours: bool) -> tuple[str, Engine | None]:
     kinds: list[engine.Kind] = ["docker", "podman"]
     for kind in kinds if wanted == "auto" else [kind for kind in kinds if kind == wanted]:
         try:
-            found = engine.find(kind, os.environ)
-            return "", _try_engine(found, os.geteuid() if ours else USERS[0])
+            return "", _try_engine(engine.find(kind, dict(around)), user)
         except EngineFailed as error:
             why.append(f"{kind}: {str(error).removeprefix(f'{kind} ')}")
     return "; ".join(why)[:300], None

@@ -22,11 +22,13 @@ from trainforge.config.manifest import Manifest
 from trainforge.executor import untrusted
 from trainforge.executor.commands import Setup
 from trainforge.executor.container import Image
+from trainforge.executor.containing import kept_image
 from trainforge.executor.engine import Engine, EngineFailed
 from trainforge.executor.environment import python_fits
 from trainforge.executor.supervisor import write_atomically
 
 HERE = "localhost/"
+CACHE = Path("cache", "images")  # in the data directory
 LABEL = "trainforge=image"
 MANY = 5000
 BUILT_KEPT = 20
@@ -219,10 +221,11 @@ def qualified(name: str) -> str:
     return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
 
 
-def packages(cache: Path, image: str) -> str:
-    """For the result; empty where it was not looked at."""
+def packages(cache: Path, folder: Path) -> str:
+    """Those of a node's image, for the result; empty where it was not looked at."""
+    image = kept_image(folder)
     with contextlib.suppress(OSError, ValueError, KeyError):
-        told = json.loads((cache / f"{image.removeprefix('sha256:')}.json").read_text())
+        told = json.loads((cache / f"{image.id.removeprefix('sha256:')}.json").read_text()) if image else {}
         return "".join(f"{line}\n" for line in told["packages"])
     return ""
 

@@ -147,9 +147,8 @@ def _image() -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         for name in ("tmp", "home", "proc", "sys", "dev", "etc"):
-            _add(archive, tarfile.DIRTYPE, name)
-        for link, target in (("python3", python.name), ("env", "../../bin/sh")):
-            _add(archive, tarfile.SYMTYPE, f"usr/local/bin/{link}", target)
+            _add(archive, tarfile.DIRTYPE, name, mode=0o1777 if name == "tmp" else 0o755)
+        _add(archive, tarfile.SYMTYPE, "usr/local/bin/python3", python.name)
         for name, path in sorted(files.items()):
             entry = tarfile.TarInfo(name.lstrip("/"))
             content = path.read_bytes()
@@ -171,7 +170,7 @@ def _needed(programs: list[Path]) -> set[str]:
     return set(re.findall(r"(/\S+) \(0x", listed))
 
 
-def _add(archive: tarfile.TarFile, kind: bytes, name: str, target: str = "") -> None:
+def _add(archive: tarfile.TarFile, kind: bytes, name: str, target: str = "", mode: int = 0o755) -> None:
     entry = tarfile.TarInfo(name)
-    entry.type, entry.mode, entry.linkname = kind, 0o755, target
+    entry.type, entry.mode, entry.linkname = kind, mode, target
     archive.addfile(entry)

@@ -1,0 +1,216 @@
+"""Jobs in containers of real engines: what they find there, what holds them, and what is left afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import engines
+from support.executors import Project, Start, ended, forgotten, joined, running, signals, story
+from support.scripts import UNTIL_TOLD
+from support.sender_double import NodeState, SenderDouble
+from support.waiting import wait_for
+from trainforge.config import messages as m
+from trainforge.executor import abilities, container
+from trainforge.executor.engine import environment as variables
+from trainforge.executor.engine import find
+
+BARE = (
+    "project: {name: t}\ntraining: {script: train.py, launcher: python, env: {PLAIN: told-in-the-manifest}}\n"
+)
+IMAGE = f"environment: {{image: '{engines.IMAGE}', network: none}}\n"
+
+
+@pytest.fixture(params=engines.KINDS)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[engines.TestEngine]:
+    made = engines.engine(request.param)
+    for name, value in made.env.items():
+        monkeypatch.setenv(name, value)
+    yield made
+    assert made.run("ps", "-aq") == "", "a container was left behind"
+
+
+LOOK = """\
+import json, os, pathlib, socket, sys
+out = pathlib.Path(os.environ["TRAINFORGE_OUTPUT_DIR"])
+with socket.socket() as probe:
+    probe.settimeout(2)
+    reached = probe.connect_ex(("127.0.0.1", PORT)) == 0
+
+def writes(path):
+    try:
+        pathlib.Path(path).write_text("x")
+    except OSError:
+        return False
+    return True
+
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status"))
+rank = os.environ["RANK"]
+about = {
+    "uid": os.getuid(), "python": sys.executable, "reached": reached, "home": os.environ["HOME"],
+    "writes": [path for path in ("/x", "/etc/x", f"{out}/../x", "/home/job/x", f"/tmp/{rank}", "x", f"{out}/x")
+               if writes(path)],
+    "sees": [path for path in SEEN if os.path.exists(path)],
+    "processes": sum(name.isdigit() for name in os.listdir("/proc")),
+    "caps": status["CapEff"] + status["CapBnd"], "new": status["NoNewPrivs"], "seccomp": status["Seccomp"],
+    "plain": os.environ["PLAIN"], "data": os.listdir(os.environ["TRAINFORGE_DATA_DIR"]),
+    "world": os.environ["WORLD_SIZE"], "names": [name for name in os.environ if "DOCKER" in name],
+}
+(out / f"about-{rank}.json").write_text(json.dumps(about))
+print('PROGRESS: {"loss": 0.5}', flush=True)
+"""
+HOG = "hold = []\nwhile True: hold.append(bytearray(30_000_000))\n"
+BOMB = """\
+import os, time
+children = 0
+try:
+    while children < 500:
+        if os.fork() == 0:
+            time.sleep(600)
+        children += 1
+except OSError as error:
+    print("held at", children, error.strerror, flush=True)
+"""
+STUBBORN = (
+    "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('begun', flush=True)\ntime.sleep(600)\n"
+)
+BUILT = "import pathlib\nprint('it says', pathlib.Path('/opt/said').read_text(), flush=True)\n"
+DOCKERFILE = f"FROM {engines.IMAGE}\nENV MADE=here\nRUN echo built > /opt-said\nCOPY said /opt/said\n"
+
+
+def jobs(tmp_path: Path, seen: list[str], port: int) -> dict[str, Project]:
+    look = LOOK.replace("SEEN", repr(seen)).replace("PORT", str(port))
+    scripts = {"look": look, "hog": HOG, "bomb": BOMB, "stubborn": STUBBORN}
+    made = {
+        name: Project(tmp_path / name, {"trainforge.yaml": BARE + IMAGE, "train.py": script})
+        for name, script in scripts.items()
+    }
+    built = {"trainforge.yaml": BARE + "environment: {dockerfile: Dockerfile, network: none}\n"}
+    built |= {"Dockerfile": DOCKERFILE, "said": "hello", "train.py": BUILT}
+    for name in ("built", "again"):
+        made[name] = Project(tmp_path / name, built)
+    return made
+
+
+def test_jobs_in_containers(double: SenderDouble, tmp_path: Path, engine: engines.TestEngine) -> None:
+    chosen, executor = joined(
+        double, tmp_path / "m", container_engine=engine.kind, max_memory_gb=0.3, max_processes=50, max_jobs=5
+    )
+    (tmp_path / "bait").write_text("x")
+    seen = [
+        str(tmp_path / "bait"),
+        f"{chosen.data_dir}/key.json",
+        "/var/run/docker.sock",
+        "/root/.ssh",
+        "/work",
+    ]
+    made = jobs(tmp_path, seen, double.port)
+    with running(chosen):
+
+        def run(name: str, processes: int = 1) -> NodeState:
+            order = made[name].order(processes_per_node=processes)
+            (node,) = double.run(made[name].job(), [executor], order)
+            return node
+
+        nodes = {name: run(name, 2 if name == "look" else 1) for name in ("look", "hog", "bomb", "stubborn")}
+        nodes["built"] = run("built")
+        wait_for(
+            "it to begin", lambda: "begun" in nodes["stubborn"].text(0), 100, lambda: story(nodes["stubborn"])
+        )
+        double.give(nodes["stubborn"], m.StopOrder(code="stopped", reason="enough", grace_s=0.2))
+        ends = {name: ended(node, 100) for name, node in nodes.items()}
+        codes = {name: end["code"] for name, end in ends.items()}
+        told = "\n".join(map(story, nodes.values()))
+        assert codes == {"look": "", "hog": "memory_limit", "bomb": "", "stubborn": "stopped", "built": ""}, (
+            told
+        )
+        for name in ("look", "hog"):
+            assert ends[name]["cpu_s"] > 0 and ends[name]["peak_memory_bytes"] > 10**6
+        assert "held at" in nodes["bomb"].text(0), story(nodes["bomb"])
+        assert nodes["built"].text(0).strip() == "it says hello"
+        nodes["again"] = run("again")
+        assert ended(nodes["again"])["code"] == ""
+        assert "is kept from before" in nodes["again"].text(-1)
+        forgotten(chosen, nodes["look"])
+    _check_inside(made["look"].results(), engine)
+
+
+def _check_inside(results: dict[str, str], engine: engines.TestEngine) -> None:
+    named = {Path(path).name: text for path, text in results.items()}
+    for rank in ("0", "1"):
+        about = json.loads(named[f"about-{rank}.json"])
+        assert about["uid"] >= abilities.USERS[0] and about["home"] == "/home/job"
+        assert [Path(path).name for path in about["writes"]] == ["x", rank, "x", "x"]
+        assert not about["reached"] and about["sees"] == [] and about["names"] == []
+        assert about["processes"] <= 3 and about["world"] == "2"
+        assert set(about["caps"]) <= set("0\n") and (about["new"], about["seccomp"]) == ("1\n", "2\n")
+        assert about["plain"] == "told-in-the-manifest"
+    around = json.loads(named["environment.json"])
+    assert around["isolation"]["level"] == "container" and around["isolation"]["engine"].startswith(
+        engine.kind
+    )
+    assert around["isolation"]["image"]["id"].removeprefix("sha256:") in engine.run(
+        "image", "inspect", engines.IMAGE, "--format", "{{.Id}}"
+    )
+
+
+def test_a_training_in_a_container_survives_its_executor(
+    double: SenderDouble, tmp_path: Path, engine: engines.TestEngine, start: Start
+) -> None:
+    go_on = signals(tmp_path) / "go-on"
+    text = BARE + IMAGE.replace("network: none", "isolation: container")
+    files = {"trainforge.yaml": text, "train.py": UNTIL_TOLD.format(go_on=str(go_on))}
+    project = Project(tmp_path, files)
+    chosen, executor = joined(double, tmp_path / "laptop", container_engine=engine.kind)
+    program = start(chosen)
+    (node,) = double.run(project.job(), [executor], project.order())
+    wait_for("training", lambda: "training has begun" in node.text(0), 100, lambda: story(node))
+    _check_records(engine, chosen.data_dir / "nodes" / str(node.key))
+    program.kill()
+    program.wait()
+    start(chosen)
+    go_on.touch()
+    forgotten(chosen, node)
+    assert node.last("ended")["code"] == "", story(node)
+    assert len(node.data("started")) == 1 and node.text(0).splitlines().count("training is over") == 1
+    assert "trained" in "".join(project.results().values())
+
+
+def _check_records(engine: engines.TestEngine, folder: Path) -> None:
+    """What the engine knows of it, and what anybody on the machine sees."""
+    (about,) = json.loads(engine.run("inspect", *engine.run("ps", "-q").split()))
+    host = about["HostConfig"]
+    assert host["ReadonlyRootfs"] and not host["Privileged"] and host["PidsLimit"] == 4096
+    assert any("no-new-privileges" in option for option in host["SecurityOpt"])
+    assert about["Config"]["User"].partition(":")[0].isdigit()
+    shown = {mount["Destination"] for mount in about["Mounts"]}
+    assert str(folder / "output") in shown and not any("sock" in path for path in shown)
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    noted = "".join(path.read_text() for path in (folder / "containers").iterdir())
+    for place in (json.dumps(about), listed, noted):
+        assert "told-in-the-manifest" not in place
+
+
+def test_gpus_are_asked_of_the_engine(engine: engines.TestEngine, tmp_path: Path) -> None:
+    import os  # noqa: PLC0415
+
+    found = find("docker" if engine.kind == "docker" else "podman", os.environ)
+    view = container.View(
+        name="trainforge-gpu", node="n", cwd=tmp_path, home=tmp_path, user=1, gpus=("GPU-1", "GPU-2")
+    )
+    made = container.arguments(found, engines.IMAGE, view, ["python3"])
+    if engine.kind == "podman":
+        assert [part for part in made if "nvidia" in part] == ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=GPU-2"]
+        return
+    made = ["create", *made[1:]]
+    made.remove("--rm")
+    request: list[dict[str, Any]] = json.loads(engine.run(*made) and engine.run("inspect", "trainforge-gpu"))
+    (asked,) = request[0]["HostConfig"]["DeviceRequests"]
+    assert (asked["DeviceIDs"], asked["Capabilities"]) == (["GPU-1", "GPU-2"], [["gpu"]])
+    engine.run("rm", "trainforge-gpu")
+    assert "PATH" in variables(os.environ)
