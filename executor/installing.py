@@ -247,15 +247,15 @@ def _by_pip(aside: Path, home: Path, base: str, recipe: Recipe, setup: Setup) ->
 
 def _mend_scripts(aside: Path, home: Path) -> None:
     """pip writes into each script which Python runs it, by the name that the environment has until now."""
-    before, after = f"#!{aside}/".encode(), f"#!{home}/".encode()
+    before, after = os.fsencode(aside), os.fsencode(home)
     for path in (aside / "bin").iterdir():
         if path.is_symlink() or not path.is_file() or path.stat().st_size > SCRIPT_MAX:
             continue
         content = path.read_bytes()
-        if content.startswith(before):
+        if content.startswith(b"#!") and before in content:
             mode = path.stat().st_mode
             path.unlink()
-            path.write_bytes(after + content.removeprefix(before))
+            path.write_bytes(content.replace(before, after))
             path.chmod(mode)
 
 

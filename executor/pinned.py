@@ -11,7 +11,7 @@ from trainforge.config.errors import NodeFailed
 from trainforge.executor.recipe import EDITABLE, Recipe, files, lines_of, read, remote
 
 SHOWN = 10
-_PINNED = re.compile(r"^[A-Za-z0-9][\w.-]*(\[[^\]]*\])?\s*(===?\s*[^\s;,*]+|@\s*\S+)")
+_PINNED = re.compile(r"^[A-Za-z0-9][\w.-]*(\[[^\]]*\])?\s*(===?\s*[^\s;,*]+(?=[\s;]|$)|@\s*\S+)")
 _HASH = re.compile(r"--hash[= ](sha256|sha384|sha512):[0-9a-fA-F]{64,}")
 
 
