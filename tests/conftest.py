@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from support.databases import stop_postgres
 from support.engines import stop_engines
 
 # Looking for engines takes an executor a second; who tests containers names one.
 os.environ.setdefault("TRAINFORGE_EXECUTOR_CONTAINER_ENGINE", "none")
+
+
+def pytest_configure() -> None:
+    """Without root a sandbox finds the way to what lies below /tmp, empty, as its own."""
+    if os.geteuid():
+        own = Path.home() / ".cache" / "trainforge-tests"
+        own.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(own))
 
 
 def pytest_sessionfinish() -> None:
