@@ -175,6 +175,52 @@ class RepositoryView(BaseModel):
     error: str = ""
 
 
+class GitHubFinding(BaseModel):
+    """One thing that a connection to GitHub needs: whether it holds, and what to do if it does not."""
+
+    what: Literal[
+        "access", "permissions", "repository", "webhook", "ping", "deliveries", "installation", "rate limit"
+    ]
+    ok: bool
+    says: str
+    hint: str = ""
+
+
+class GitHubConnectionView(BaseModel):
+    """`repository` is its name here, `full_name` the one at GitHub; `app` the App's, empty by a token."""
+
+    repository: str
+    full_name: str
+    api_url: str
+    app: str = ""
+    webhook: bool
+    by: str
+    connected: float
+    delivered: float | None = None
+    pinged: float | None = None
+    problem: str = ""
+
+
+class GitHubAppView(BaseModel):
+    """A GitHub App of the sender's; `install_url` is where it is given repositories."""
+
+    id: int
+    slug: str
+    url: str
+    install_url: str
+    api_url: str
+    by: str
+    created: float
+
+
+class GitHubReport(BaseModel):
+    """What a connection needs and has; `ok` if nothing is missing."""
+
+    connection: GitHubConnectionView
+    ok: bool
+    findings: list[GitHubFinding]
+
+
 # What people may do, each role all that the one before it may.
 Role = Literal["viewer", "operator", "admin"]
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")

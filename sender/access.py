@@ -101,6 +101,8 @@ ACCESS: dict[str, str] = {
     "POST /settings/people/remove": ADMIN,
     "POST /settings/join-tokens": ADMIN,
     "GET /settings/audit": ADMIN,
+    "GET /github/app/new": LOGIN,  # whoever has the state that an admin was given
+    "GET /github/app/made": LOGIN,
     "GET /account": VIEWER,
     "POST /account/password": VIEWER,
     "POST /account/tokens": VIEWER,
@@ -132,6 +134,12 @@ ACCESS: dict[str, str] = {
     "GET /api/audit/verify": ADMIN,
     "GET /api/repositories": VIEWER,
     "POST /api/repositories": ADMIN,
+    # --- GitHub
+    "GET /api/github": OPERATOR,
+    "POST /api/github/connections": ADMIN,
+    "DELETE /api/github/connections": ADMIN,
+    "POST /api/github/check": OPERATOR,
+    "POST /api/github/apps": ADMIN,
     # --- secrets
     "GET /api/secrets": OPERATOR,
     "POST /api/secrets": ADMIN,

@@ -10,6 +10,8 @@ from trainforge.config.views import (
     AuditEntry,
     EventView,
     ExecutorView,
+    GitHubAppView,
+    GitHubConnectionView,
     JobSummary,
     LogLine,
     MetricPoint,
@@ -101,6 +103,18 @@ class Events(TypedDict):
 
 class Entries(TypedDict):
     entries: list[AuditEntry]
+
+
+class GitHub(TypedDict):
+    connections: list[GitHubConnectionView]
+    apps: list[GitHubAppView]
+
+
+class Beginning(TypedDict):
+    """`url` is a page of this sender's, for the browser of who is to agree at GitHub."""
+
+    url: str
+    expires: float
 
 
 class Secrets(TypedDict):

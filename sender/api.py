@@ -11,7 +11,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from trainforge.config.messages import CommitId, Name
-from trainforge.sender import actions, bundles, changes, secrets_api, streams, trust_api, uploads, workflows
+from trainforge.sender import (
+    actions,
+    bundles,
+    changes,
+    github_routes,
+    secrets_api,
+    streams,
+    tails,
+    trust_api,
+    uploads,
+    workflows,
+)
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.people import Person
@@ -126,8 +137,9 @@ async def job_logs(request: Request) -> Response:
     if "text/event-stream" in request.headers.get("accept", ""):
         seen = request.headers.get("last-event-id", "")
         after = int(seen) if seen.isascii() and seen.isdigit() and len(seen) < 19 else after
-        events = streams.follow_log(sender, job, after=after, wanted=wanted, for_page=bool(asked.page))
-        return streams.stream_response(events)
+        if asked.page:
+            return streams.stream_response(tails.follow_page(sender, job, after))
+        return streams.stream_response(streams.follow_log(sender, job, after=after, wanted=wanted))
     if asked.before is not None:
         found = await in_thread(
             partial(sender.queries.last_lines, job, asked.limit, before=asked.before, wanted=wanted)
@@ -227,6 +239,7 @@ routes = [
     Route("/events", list_events),
     Route("/plan", plan, methods=["POST"]),
     *changes.routes,
+    *github_routes.api_routes,
     *secrets_api.routes,
     *trust_api.routes,
     *workflows.routes,

@@ -37,6 +37,9 @@ from trainforge.sender import (
     dashboard,
     executor_api,
     files_page,
+    github_routes,
+    github_sweep,
+    github_teller,
     job_page,
     log_page,
     missing,
@@ -124,6 +127,7 @@ def _routes(sender: Sender, files: assets.Assets) -> list[BaseRoute]:
         *log_page.routes,
         *files_page.routes,
         *compare.routes,
+        *github_routes.routes,
         *account.routes,
     ]
 
@@ -156,6 +160,8 @@ LOOPS: dict[str, Loop] = {
     "watch": watching.watch_local,
     "schedule": schedules.run,
     "notify": notifying.run,
+    "github": github_teller.run,
+    "github-deliveries": github_sweep.run,
     "results": missing.run,
     "visitors": registry.send_visitors_off,
 }

@@ -147,6 +147,12 @@ def clear_session(request: Request, response: Response) -> None:
     )
 
 
+def _page_policy(scope: Scope) -> str:
+    """A page whose form goes to another site says so in `request.state.form_action`."""
+    elsewhere = scope.get("state", {}).get("form_action", "")
+    return CONTENT_POLICY.replace("form-action 'self'", f"form-action 'self' {elsewhere}".rstrip())
+
+
 class SafeHeaders:
     """ASGI middleware: what keeps a hostile text that got through from doing anything in a browser."""
 
@@ -159,7 +165,7 @@ class SafeHeaders:
                 headers = MutableHeaders(scope=message)
                 page = headers.get("content-type", "").startswith("text/html")
                 headers["X-Content-Type-Options"] = "nosniff"
-                headers["Content-Security-Policy"] = CONTENT_POLICY if page else DATA_POLICY
+                headers["Content-Security-Policy"] = _page_policy(scope) if page else DATA_POLICY
                 # Not `no-referrer`: browsers then call the origin of our own forms `null`.
                 headers["Referrer-Policy"] = "same-origin"
                 headers["Cross-Origin-Opener-Policy"] = "same-origin"

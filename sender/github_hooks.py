@@ -39,18 +39,24 @@ class Source:
 
 
 def source_of(sender: Sender, headers: Mapping[str, str]) -> Source:
-    """By `X-GitHub-Hook-ID`, or for an App's hook by the App's id."""
-    if headers.get("x-github-hook-installation-target-type") == "integration":
-        app = _number(headers.get("x-github-hook-installation-target-id", ""))
-        found = sender.store.app(app) if app is not None else None
+    """By what GitHub says the hook is at: an App (`integration`), or a repository, whose id outlives hooks.
+
+    The hook's own id serves where a server does not say; a hook that was just made is not known by it yet.
+    """
+    by_hand = tuple(sender.settings.webhook_secrets)
+    target = _number(headers.get("x-github-hook-installation-target-id", ""))
+    if headers.get("x-github-hook-installation-target-type") == "integration" and target is not None:
+        found = sender.store.app(target)
         if found is not None:
             return Source(_secrets(sender, app_secrets(found.id)), app=found)
+    connection = sender.store.connection_of_number(target) if target is not None else None
     hook = _number(headers.get("x-github-hook-id", ""))
-    connection = sender.store.connection_of_hook(hook) if hook is not None else None
-    if connection is not None:
-        own = _secrets(sender, connection_secrets(connection.repository_id))
-        return Source(own, connection=connection)
-    return Source(tuple(sender.settings.webhook_secrets))
+    if connection is None and hook is not None:
+        connection = sender.store.connection_of_hook(hook)
+    if connection is None:
+        return Source(by_hand)
+    own = _secrets(sender, connection_secrets(connection.repository_id))
+    return Source((*own, *by_hand), connection=connection)
 
 
 def _secrets(sender: Sender, name: str) -> tuple[str, ...]:
@@ -91,7 +97,7 @@ def known(sender: Sender, ids: tuple[str, ...]) -> Repo | None:
 def note_seen(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> None:
     """When something came, and that a ping did."""
     now, ping = sender.now(), delivery.event == "ping"
-    if source.app is not None and ping:
+    if source.app is not None:
         sender.store.note_app(source.app.id, pinged=now)
     elif source.connection is not None and repo is not None:
         pinged = {"pinged": now, "problem": ""} if ping else {}

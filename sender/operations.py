@@ -14,13 +14,23 @@ from pydantic import BaseModel
 from trainforge.config.views import (
     AuditVerdict,
     ExecutorView,
+    GitHubConnectionView,
+    GitHubReport,
     JobDetail,
     RepositoryView,
     SecretView,
     UserView,
 )
 from trainforge.sender import answers as a
-from trainforge.sender import api, compat_network, people_api, query_forms, secrets_api, trust_api
+from trainforge.sender import (
+    api,
+    compat_network,
+    github_routes,
+    people_api,
+    query_forms,
+    secrets_api,
+    trust_api,
+)
 from trainforge.sender import compat_answers as first
 from trainforge.sender import compat_jobs as jobs
 from trainforge.sender.bundles import BundleAsk
@@ -114,6 +124,20 @@ OPERATIONS: dict[str, Operation] = {
     "GET /api/repositories": Operation("What is watched", a.Repositories),
     "POST /api/repositories": Operation(
         "Watch a repository", RepositoryView, api.RepositoryAsk, refusals=REMOTE
+    ),
+    # --- GitHub
+    "GET /api/github": Operation("Repositories that are connected to GitHub, and Apps", a.GitHub),
+    "POST /api/github/connections": Operation(
+        "Connect a repository to GitHub", GitHubReport, github_routes.ConnectAsk, refusals=(401, *REMOTE)
+    ),
+    "DELETE /api/github/connections": Operation(
+        "Forget a connection", GitHubConnectionView, query=query_forms.RepositoryQuery, refusals=(GONE,)
+    ),
+    "POST /api/github/check": Operation(
+        "What a connection needs and has", GitHubReport, github_routes.CheckAsk, refusals=(GONE,)
+    ),
+    "POST /api/github/apps": Operation(
+        "Begin to make a GitHub App", a.Beginning, github_routes.AppAsk, refusals=(400,)
     ),
     # --- secrets
     "GET /api/secrets": Operation(

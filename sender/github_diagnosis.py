@@ -1,0 +1,277 @@
+"""What a connection to GitHub needs, asked of GitHub one thing at a time: each found, or said how to mend.
+
+Nothing is changed at GitHub. That a status may be written is tried with one for a commit that cannot exist:
+GitHub checks the permission first (403) and the commit second (422).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from trainforge.config.errors import NotFound, TrainForgeError
+from trainforge.config.views import GitHubFinding
+from trainforge.hooks.github_api import GitHubApi, GitHubForbids, GitHubRefuses, permission_words, site_of
+from trainforge.sender.context import Sender
+from trainforge.sender.github_access import api_of
+from trainforge.sender.store_github import Connection
+from trainforge.sender.text import ago
+
+NO_COMMIT = "0" * 40
+# What each kind of connection is for; the levels are GitHub's.
+APP_PERMISSIONS = {
+    "checks": "write",
+    "contents": "write",
+    "metadata": "read",
+    "pull_requests": "write",
+    "statuses": "write",
+}
+APP_EVENTS = (
+    "push", "create", "delete", "repository", "pull_request", "issue_comment", "check_run",
+    "workflow_dispatch", "repository_dispatch",
+)  # fmt: skip
+HOOK_EVENTS = ("push", "create", "delete", "repository", "pull_request", "issue_comment")
+TOKEN_PERMISSIONS = {
+    "contents": "read",
+    "pull_requests": "write",
+    "repository_hooks": "write",
+    "statuses": "write",
+}
+RECENT = 30  # deliveries that are looked at
+_LEVELS = {"": 0, "read": 1, "write": 2, "admin": 3}
+
+
+def hook_url(sender: Sender) -> str:
+    return f"{sender.base_url}/webhooks/github"
+
+
+def good(what: Any, says: str) -> GitHubFinding:
+    return GitHubFinding(what=what, ok=True, says=says)
+
+
+def bad(what: Any, says: str, hint: str = "") -> GitHubFinding:
+    return GitHubFinding(what=what, ok=False, says=says, hint=hint)
+
+
+def refused(what: Any, error: TrainForgeError) -> GitHubFinding:
+    return bad(what, error.message, error.hint)
+
+
+def diagnose(sender: Sender, connection: Connection) -> list[GitHubFinding]:
+    """Everything that can be told without changing anything; in a worker thread."""
+    try:
+        api = api_of(sender, connection)
+    except NotFound as error:
+        return [refused("access", error)]
+    found = [_access(api, connection)]
+    if not found[0].ok:
+        return found
+    found += permissions(api, connection)
+    found.append(_repository(sender, connection))
+    if connection.app_id is None:
+        found += _hook(sender, api, connection)
+    else:
+        found += _app_hook(sender, api, connection)
+    found.append(_rate(api, connection))
+    return found
+
+
+def _access(api: GitHubApi, connection: Connection) -> GitHubFinding:
+    name = connection.full_name
+    try:
+        with api.repository(name, {"metadata": "read"}) as repository:
+            _, said = repository.requester.requestJsonAndCheck("GET", f"/repos/{name}")
+    except TrainForgeError as error:
+        return refused("access", error)
+    if int(said["id"]) != connection.number:
+        hint = f"`trainforge github connect {name}` connects the new one"
+        return bad("access", f"{name} is another repository now than the one that was connected", hint)
+    renamed = "" if said["full_name"] == name else f"; it is called {said['full_name']} now"
+    how = "an App" if connection.app_id is not None else "a token"
+    return good("access", f"{name} is reached by {how}{renamed}")
+
+
+# --- permissions ----------------------------------------------------------------------------------------
+
+
+def permissions(api: GitHubApi, connection: Connection) -> list[GitHubFinding]:
+    if connection.app_id is not None:
+        return [_app_permissions(api, connection)]
+    return [_token_permissions(api, connection.full_name)]
+
+
+def _app_permissions(api: GitHubApi, connection: Connection) -> GitHubFinding:
+    try:
+        with api.app() as app:
+            path = f"/repos/{connection.full_name}/installation"
+            _, said = app.requester.requestJsonAndCheck("GET", path)
+    except TrainForgeError as error:
+        return refused("installation", error)
+    where = str(said.get("html_url", ""))
+    if said.get("suspended_at"):
+        return bad("installation", "the App is suspended there", f"have {where} unsuspend it")
+    has: Mapping[str, str] = said.get("permissions") or {}
+    lacks = [
+        permission_words(f"{name}={level}")
+        for name, level in APP_PERMISSIONS.items()
+        if _LEVELS.get(has.get(name, ""), 0) < _LEVELS[level]
+    ]
+    if lacks:
+        hint = f"grant it at the App's own settings, then accept it at {where}"
+        return bad("permissions", f"the App lacks {', '.join(lacks)}", hint)
+    return good("permissions", "the App has " + ", ".join(sorted(APP_PERMISSIONS)))
+
+
+def _token_permissions(api: GitHubApi, name: str) -> GitHubFinding:
+    asks: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("GET", f"/repos/{name}/hooks?per_page=1", None),
+        ("GET", f"/repos/{name}/pulls?per_page=1", None),
+        ("POST", f"/repos/{name}/statuses/{NO_COMMIT}", {"state": "pending"}),
+    ]
+    lacks: list[str] = []
+    for method, path, body in asks:
+        try:
+            with api.repository(name, {}) as repository:
+                repository.requester.requestJsonAndCheck(method, path, input=body)
+        except (GitHubForbids, NotFound) as error:
+            needs = error.needs if isinstance(error, GitHubForbids) else ""
+            lacks.append(permission_words(needs) if needs else _guess(path))
+        except GitHubRefuses:
+            continue  # it may, and there is no such commit
+        except TrainForgeError as error:
+            return refused("permissions", error)
+    if lacks:
+        return bad("permissions", f"the token lacks {', '.join(lacks)}", token_hint(api.api_url))
+    return good("permissions", "the token may read pull requests and webhooks and write statuses")
+
+
+def _guess(path: str) -> str:
+    """What GitHub wants for an address, where its refusal does not say."""
+    named = {"hooks": "repository_hooks=write", "pulls": "pull_requests=write", "statuses": "statuses=write"}
+    return permission_words(named[path.split("/")[4].partition("?")[0]])
+
+
+def token_hint(api_url: str) -> str:
+    wanted = ", ".join(permission_words(f"{name}={level}") for name, level in TOKEN_PERMISSIONS.items())
+    return f"edit it at {site_of(api_url)}/settings/personal-access-tokens; it needs {wanted}"
+
+
+def _repository(sender: Sender, connection: Connection) -> GitHubFinding:
+    view = next((view for view in sender.queries.repositories() if view.id == connection.repository_id), None)
+    if view is None:
+        return bad("repository", "it is not watched", f"`trainforge github connect {connection.full_name}`")
+    if view.error:
+        return bad("repository", f"git cannot read it: {view.error}", "polling goes on trying")
+    seen = f"read by git {ago(view.checked, sender.now())}" if view.checked else "not read by git yet"
+    return good("repository", f"watched as {view.name}, {seen}")
+
+
+# --- hooks ----------------------------------------------------------------------------------------------
+
+
+def _hook(sender: Sender, api: GitHubApi, connection: Connection) -> list[GitHubFinding]:
+    name, again = connection.full_name, f"`trainforge github connect {connection.full_name}` mends it"
+    if connection.hook_id is None:
+        return [bad("webhook", "there is none: pushes are found by polling", again)]
+    path = f"/repos/{name}/hooks/{connection.hook_id}"
+    try:
+        with api.repository(name, {}) as repository:
+            _, said = repository.requester.requestJsonAndCheck("GET", path)
+            _, sent = repository.requester.requestJsonAndCheck("GET", f"{path}/deliveries?per_page={RECENT}")
+    except NotFound:
+        return [bad("webhook", "it was removed at GitHub", again)]
+    except TrainForgeError as error:
+        return [refused("webhook", error)]
+    return [_hook_itself(sender, said, again), recent(sender, sent)]
+
+
+def _hook_itself(sender: Sender, said: Mapping[str, Any], again: str) -> GitHubFinding:
+    url = str(said["config"].get("url", ""))
+    if not said["active"]:
+        return bad("webhook", "it is switched off at GitHub", again)
+    if url != hook_url(sender):
+        return bad("webhook", f"it goes to {url}, this sender is at {hook_url(sender)}", again)
+    if missing := sorted(set(HOOK_EVENTS) - set(said["events"])) if "*" not in said["events"] else []:
+        return bad("webhook", f"it does not tell of {', '.join(missing)}", again)
+    return good("webhook", f"it goes to {url}")
+
+
+def _app_hook(sender: Sender, api: GitHubApi, connection: Connection) -> list[GitHubFinding]:
+    again = f"`trainforge github connect {connection.full_name} --app` mends it"
+    try:
+        with api.app() as app:
+            _, said = app.requester.requestJsonAndCheck("GET", "/app/hook/config")
+            _, sent = app.requester.requestJsonAndCheck("GET", f"/app/hook/deliveries?per_page={RECENT}")
+    except TrainForgeError as error:
+        return [refused("webhook", error)]
+    url = str(said.get("url", ""))
+    if url != hook_url(sender):
+        words = f"the App's webhook goes to {url or 'nowhere'}, this sender is at {hook_url(sender)}"
+        return [bad("webhook", words, again), recent(sender, sent)]
+    return [good("webhook", f"the App's webhook goes to {url}"), recent(sender, sent)]
+
+
+def recent(sender: Sender, sent: Sequence[Mapping[str, Any]]) -> GitHubFinding:
+    """What became of the newest deliveries; each counts as its last attempt."""
+    last: dict[str, Mapping[str, Any]] = {}
+    for one in sent:  # newest first
+        last.setdefault(str(one["guid"]), one)
+    if not last:
+        return good("deliveries", "GitHub has sent nothing yet")
+    failed = [one for one in last.values() if not arrived(one)]
+    newest = next(iter(last.values()))
+    when = ago(moment(newest), sender.now())
+    if not failed:
+        return good("deliveries", f"the last {len(last)} arrived, the newest {when}")
+    worst = failed[0]
+    words = (
+        f"{len(failed)} of the last {len(last)} failed; {worst['event']} {ago(moment(worst), sender.now())}"
+    )
+    return bad("deliveries", f"{words}: {answer_words(worst)}", delivery_hint(sender, worst))
+
+
+def arrived(delivery: Mapping[str, Any]) -> bool:
+    return 200 <= int(delivery.get("status_code") or 0) < 300
+
+
+def answer_words(delivery: Mapping[str, Any]) -> str:
+    code = int(delivery.get("status_code") or 0)
+    return f"it was answered with {code}" if code else str(delivery.get("status") or "no answer")[:200]
+
+
+def delivery_hint(sender: Sender, delivery: Mapping[str, Any]) -> str:
+    """What to do about a delivery that did not arrive, by what GitHub says of it."""
+    code = int(delivery.get("status_code") or 0)
+    if code == 401:
+        return "the secrets differ: `trainforge github connect` again sets a new one on both sides"
+    if code >= 500 or code == 429:
+        return "look at the sender's log; what failed is asked for again"
+    if code:
+        return f"something else than this sender answers at {hook_url(sender)}: check proxies and public_url"
+    return f"GitHub has to reach {hook_url(sender)}: check public_url, DNS, the firewall and the tunnel"
+
+
+def moment(delivery: Mapping[str, Any]) -> float:
+    """When it was sent; unix seconds."""
+    text = str(delivery.get("delivered_at", "")).replace("Z", "+00:00")
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+    except ValueError:
+        return 0.0
+
+
+# --- limits ---------------------------------------------------------------------------------------------
+
+
+def _rate(api: GitHubApi, connection: Connection) -> GitHubFinding:
+    try:
+        with api.repository(connection.full_name, {"metadata": "read"}) as repository:
+            _, said = repository.requester.requestJsonAndCheck("GET", "/rate_limit")
+    except TrainForgeError as error:
+        return refused("rate limit", error)
+    core = said["resources"]["core"]
+    words = f"{core['remaining']} of {core['limit']} requests are left this hour"
+    if int(core["remaining"]) * 10 < int(core["limit"]):
+        return bad("rate limit", words, "somebody else uses the same token, or an App would have more")
+    return good("rate limit", words)
