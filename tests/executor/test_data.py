@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import tarfile
 import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support.files import FileServer, serving_files
+from support.jobs import Job, manifest
 from support.waiting import wait_for
 from trainforge.config.errors import NodeFailed
-from trainforge.config.manifest import Manifest, parse_manifest
 from trainforge.executor import budget, data, downloads, unpacking
-from trainforge.executor.commands import Setup
 
 MIB = 2**20
 
@@ -40,32 +36,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def manifest(*entries: dict[str, Any], secrets: tuple[str, ...] = ()) -> Manifest:
-    text = "project: {name: p}\ntraining: {script: t.py}\n"
-    return parse_manifest(f"{text}data: {json.dumps(entries)}\nsecrets: {json.dumps(secrets)}\n")
-
-
-class Job:
-    """One node that wants data; all of a test share a machine."""
-
-    def __init__(self, root: Path, name: str = "a", **given: Any) -> None:
-        self.folder = root / "nodes" / f"{name}.1.0"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.told: list[str] = []
-        setup = Setup(
-            self.folder / "setup.log", time.monotonic() + 60, lambda: False,
-            lease=lambda entry: budget.lease(self.folder, entry),
-        )  # fmt: skip
-        self.node = data.Node(self.folder, root / "cache" / "data", setup, tell=self.told.append, **given)
-
-    def get(self, *entries: dict[str, Any], secrets: tuple[str, ...] = ()) -> Path:
-        return data.prepare(manifest(*entries, secrets=secrets), self.node).folder
-
-    def record(self) -> dict[str, Any]:
-        (found,) = data.recorded(self.folder)
-        return found.model_dump()
 
 
 def test_a_file_is_fetched_once_and_found_by_its_content(server: FileServer, tmp_path: Path) -> None:
@@ -270,6 +240,7 @@ def test_an_archive_is_unpacked_without_its_links(kind: str, server: FileServer,
         (b"only text", "no zip or tar archive"),
         (archive("gz", {"x": os.urandom(5000)})[:3000], "cannot be unpacked|no zip or tar"),
     ],
+    ids=["traversal", "absolute", "collision", "bomb", "text", "torn"],  # the bytes differ by the second
 )
 def test_archives_that_do_harm(
     packed: bytes, words: str, server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
