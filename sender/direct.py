@@ -30,7 +30,14 @@ from starlette.applications import Starlette
 from trainforge.config.errors import MessageInvalid, NotTrusted, TrainForgeError, Unreachable
 from trainforge.config.messages import Endpoint, JoinRequest
 from trainforge.config.settings import SenderSettings
-from trainforge.config.trust import SigningKey, executor_id, new_join_token, public_jwk, sign_request
+from trainforge.config.trust import (
+    SigningKey,
+    executor_id,
+    new_join_token,
+    public_jwk,
+    public_text,
+    sign_request,
+)
 from trainforge.hooks.branch_files import read_folder
 from trainforge.hooks.outward import check_url, guarded_client
 from trainforge.hooks.triggers import EXECUTORS_BRANCH
@@ -243,7 +250,13 @@ class DirectSender:
         """See that it is the executor, that no other run has it, and know it from now on."""
         sender, endpoint = self.sender, one.endpoint
         member = Member(endpoint.executor, endpoint.name, endpoint.public_key, endpoint.public_url, False)
-        await prove(sender, client, member)
+        try:
+            await prove(sender, client, member)
+        except NotTrusted as error:
+            raise NotTrusted(
+                "it trusts another key, or somebody else answers there",
+                hint=f"`trainforge executor trust {public_text(sender.key.public)}` on its machine",
+            ) from error
         await self._say(one, client, "take", {})
         if not one.here:
             await asyncio.to_thread(self._admit, endpoint)
