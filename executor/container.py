@@ -62,8 +62,8 @@ def arguments(engine: Engine, image: str, view: View, program: list[str]) -> lis
     made += engine.gpu_flags(view.gpus)
     made += _bounds(view)
     made += _mount(view.home, HOME, write=True)
-    for path in dict.fromkeys(map(str, (*view.read, *OURS))):
-        made += _mount(path, path, write=False)
+    for seen in (*view.read, *map(Path, OURS)):
+        made += _mount(seen, seen, write=False)
     for path in view.write:
         made += _mount(path, path, write=True)
     for volume in view.volumes:

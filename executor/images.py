@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -25,7 +26,6 @@ from trainforge.executor.container import Image
 from trainforge.executor.containing import kept_image
 from trainforge.executor.engine import Engine, EngineFailed
 from trainforge.executor.environment import python_fits
-from trainforge.executor.supervisor import write_atomically
 
 HERE = "localhost/"
 CACHE = Path("cache", "images")  # in the data directory
@@ -153,7 +153,9 @@ class Images:
             return Inside(**kept | {"has": tuple(kept["has"]), "packages": tuple(kept["packages"])})
         inside = self._ask(image)
         self.cache.mkdir(parents=True, exist_ok=True)
-        write_atomically(note, asdict(inside))
+        aside = note.with_name(f".{note.name}.{secrets.token_hex(4)}")  # others may be looking as well
+        aside.write_text(json.dumps(asdict(inside)))
+        aside.rename(note)
         return inside
 
     def _ask(self, image: str) -> Inside:

@@ -23,9 +23,9 @@ class Limits:
     def of(cls, settings: ExecutorSettings) -> Limits:
         """The last of the cores, since the first is the one that everything else begins on."""
         memory = int((settings.max_memory_gb or 0) * GB)
-        bounds = {"disk": int((settings.max_disk_gb or 0) * GB), "log": settings.max_log}
+        disk, log = int((settings.max_disk_gb or 0) * GB), settings.max_log
         if settings.max_cpu_percent is None:
-            return cls(memory, **bounds)
+            return cls(memory, (), disk, log)
         cores = sorted(os.sched_getaffinity(0))
         left = max(1, int(len(cores) * settings.max_cpu_percent / 100))
-        return cls(memory, tuple(cores[-left:]) if left < len(cores) else (), **bounds)
+        return cls(memory, tuple(cores[-left:]) if left < len(cores) else (), disk, log)

@@ -111,12 +111,12 @@ def printed(run: Path) -> int:
 
 
 def noted(ranks: Path) -> list[int]:
-    """The process numbers that the ranks have for themselves; these are a job's files, no link is followed."""
+    """The process numbers that the ranks have for themselves. A job's files: no link is followed."""
     found = []
     for note in ranks.glob("[0-9]*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            with open(os.open(note, PLAIN)) as file:  # noqa: PTH123
-                found.append(int(json.loads(file.read(4096))["pid"]))
+        wrong = (OSError, ValueError, KeyError, TypeError, RecursionError)
+        with contextlib.suppress(*wrong), open(os.open(note, PLAIN)) as file:  # noqa: PTH123
+            found.append(int(json.loads(file.read(4096))["pid"]))
     return found
 
 

@@ -82,13 +82,33 @@ def test_a_repository_is_known_by_id_or_url(policy: Policy, repository: str, url
 
 
 def test_ways_of_training() -> None:
-    boxed = asked(MANIFEST + "environment: {image: 'ours/t@sha256:0'}\n")
+    image = f"ours/t@sha256:{'0' * 64}"
+    boxed = asked(MANIFEST + f"environment: {{image: '{image}'}}\n")
     assert "containers only (rule native)" in refusal(Policy(native=False), asked())
     assert refusal(Policy(native=False), boxed) == ""
-    assert "the image ours/t@sha256:0" in refusal(Policy(images=["theirs/*"]), boxed)
+    assert f"the image {image}" in refusal(Policy(images=["theirs/*"]), boxed)
     assert "environment.network must be none" in refusal(Policy(network="none"), asked())
     assert refusal(Policy(network="none"), asked(MANIFEST + "environment: {network: none}\n")) == ""
     assert refusal(Policy(launchers=[]), asked()) != ""
+
+
+@pytest.mark.parametrize(
+    ("volume", "rules", "words"),
+    [
+        ("/data", None, "does not let /data be read"),
+        ("/data/train:/d", ["/data"], ""),
+        ("/data2", ["/data"], "does not let /data2 be read"),
+        ("/data:/d:rw", ["/data"], "does not let /data be written to"),
+        ("/data:/d:rw", ["/data:rw"], ""),
+        ("/data", [], "does not let /data be read"),
+    ],
+)
+def test_volumes_are_the_owners_to_allow(volume: str, rules: list[str] | None, words: str) -> None:
+    boxed = asked(MANIFEST + f"environment: {{image: x, volumes: ['{volume}']}}\n")
+    said = refusal(Policy(volumes=rules), boxed)
+    assert words in said and bool(said) == bool(words)
+    assert refusal(None, boxed) != ""
+    assert boxed.isolation == "container"
 
 
 def test_it_travels_with_the_capabilities(policy: Policy) -> None:

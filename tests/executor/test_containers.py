@@ -53,8 +53,8 @@ status = dict(line.split(":\\t", 1) for line in open("/proc/self/status"))
 rank = os.environ["RANK"]
 about = {
     "uid": os.getuid(), "python": sys.executable, "reached": reached, "home": os.environ["HOME"],
-    "writes": [path for path in ("/x", "/etc/x", f"{out}/../x", "/home/job/x", f"/tmp/{rank}", "x", f"{out}/x")
-               if writes(path)],
+    "writes": [path for path in ("/x", "/etc/x", f"{out}/../x", "/home/job/x", f"/tmp/{rank}", "x",
+                                 f"{out}/x") if writes(path)],
     "sees": [path for path in SEEN if os.path.exists(path)],
     "processes": sum(name.isdigit() for name in os.listdir("/proc")),
     "caps": status["CapEff"] + status["CapBnd"], "new": status["NoNewPrivs"], "seccomp": status["Seccomp"],

@@ -14,7 +14,7 @@ import psutil
 from support.waiting import wait_for
 from trainforge.executor.launch import RANK_PROGRAM, Launch
 from trainforge.executor.limits import Limits
-from trainforge.executor.supervise import NO_LIMITS, Exit, Supervised
+from trainforge.executor.supervise import NO_LIMITS, Around, Exit, Supervised
 
 
 def supervised(
@@ -31,7 +31,8 @@ def supervised(
     result = Supervised(run)
     argv = [sys.executable, "-I", "-S", RANK_PROGRAM, str(run), "0"]
     planned = Launch(argv, [sys.executable, "-u", "train.py"], root, 1, 1, dict(os.environ))
-    result.prepare(planned, timeout_s=timeout_s, grace_s=grace_s, limits=limits)
+    around = Around(folders=(root,))
+    result.prepare(planned, timeout_s=timeout_s, grace_s=grace_s, limits=limits, around=around)
     return result
 
 
@@ -119,6 +120,28 @@ def test_more_memory_than_the_owner_allows_ends_it(tmp_path: Path) -> None:
     done = end(run)
     assert (done.stopped, done.memory_limit) == ("memory_limit", 10**8)
     assert done.peak_memory_bytes > 10**8
+
+
+def test_more_disk_than_the_owner_allows_ends_it(tmp_path: Path) -> None:
+    """Also of small files in folders, and not of holes or of further names of one file."""
+    fair = "open('hole', 'wb').truncate(10**9); open('a', 'wb').write(b'x' * 10**6); os.link('a', 'b')"
+    filler = "[(os.makedirs(f'd/{n}'), open(f'd/{n}/f', 'wb').write(b'x' * 10**5)) for n in range(100)]"
+    for name, script in (("fair", fair), ("filler", f"{filler}; time.sleep(500)")):
+        (tmp_path / name).mkdir()
+        run = supervised(tmp_path / name, f"import os, time; {script}", limits=Limits(disk=4 * 10**6))
+        run.start()
+        done = end(run)
+        assert done.stopped == ("" if name == "fair" else "disk_limit")
+        assert 10**6 < done.peak_disk_bytes < (2 * 10**6 if name == "fair" else 12 * 10**6)
+
+
+def test_more_output_than_the_owner_allows_ends_it(tmp_path: Path) -> None:
+    flood = "import time\nfor n in range(2000): print('x' * 1000)\ntime.sleep(500)"
+    run = supervised(tmp_path, flood, limits=Limits(log=10**6))
+    run.start()
+    done = end(run)
+    assert (done.stopped, done.log_limit) == ("log_limit", 10**6)
+    assert done.log_bytes > 10**6
 
 
 def test_it_runs_on_the_cores_that_are_left_to_jobs(tmp_path: Path) -> None:

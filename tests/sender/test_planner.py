@@ -41,6 +41,24 @@ def test_a_job_goes_where_it_can_be_kept_apart() -> None:
     assert placed(plan(manifest(), [plain])) == ["plain"]
 
 
+def test_a_container_needs_an_engine_an_image_and_its_gpus() -> None:
+    levels = ["process", "sandbox", "container"]
+    bare = machine("bare", isolation=Isolation(lacks={"container": "docker: not installed"}))
+    able = machine("able", isolation=Isolation(levels=levels))
+    stocked = machine("stocked", isolation=Isolation(levels=levels, image="python:3.12"))
+    gpus = [machine(name, gpus=1, isolation=Isolation(levels=levels, gpus=name == "g")) for name in "fg"]
+    named, unnamed = manifest("environment: {image: x}"), manifest("environment: {mode: container}")
+    assert placed(plan(named, [bare, able])) == ["able"]
+    assert why(plan(named, [bare]))["bare"] == "cannot isolate a job as container: docker: not installed"
+    assert placed(plan(unnamed, [able, stocked])) == ["stocked"]
+    assert "it names no image" in why(plan(unnamed, [able]))["able"]
+    needing = manifest("environment: {image: x}\nresources: {gpu: 1}")
+    assert placed(plan(needing, gpus)) == ["g"]
+    assert "its containers get no GPUs" in why(plan(needing, gpus[:1]))["f"]
+    only = machine("only", isolation=Isolation(levels=["process", "container"]))
+    assert "it names no image" in why(plan(manifest("environment: {network: none}"), [only]))["only"]
+
+
 def test_no_executors_at_all() -> None:
     assert why(plan(manifest(), [])) == {"*": "no executor has joined yet"}
     assert why(plan(manifest(), [machine("a", revoked=True)])) == {"*": "no executor has joined yet"}

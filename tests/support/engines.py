@@ -1,4 +1,4 @@
-"""Docker's and Podman's own engines for tests, each with a folder of its own, and an image made from this Python.
+"""Docker's and Podman's engines for tests, each in a folder of its own, and an image made from this Python.
 
 The first test in need starts one; `stop_engines` ends it and removes the folder. They work where the kernel
 lets root raise no limits, and touch neither the machine's network nor its firewall.
@@ -114,7 +114,7 @@ def _docker() -> TestEngine:
         _remove(folder)
 
     _stops.append(stop)
-    wait_for("dockerd", answers, 60, lambda: (folder / "log").read_text())
+    wait_for("dockerd", answers, 60, (folder / "log").read_text)
     return made
 
 
