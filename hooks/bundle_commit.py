@@ -98,7 +98,9 @@ def commit_files(
     Raises:
         BundleRefused: the archive does not hold what it says. GitRejected: somebody pushed meanwhile.
     """
-    init_bare(repo)
+    if not (repo / "HEAD").is_file():
+        bundle.verify()  # a project's first archive makes its repository, and a wrong one makes none
+        init_bare(repo)
     with locked(repo):
         for left in repo.glob(f"{_ASIDE}*"):
             shutil.rmtree(left, ignore_errors=True)  # of an upload that a crash ended

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import httpx2
@@ -19,6 +19,9 @@ from trainforge.config.views import (
     AuditVerdict,
     EventView,
     ExecutorView,
+    GitHubAppView,
+    GitHubConnectionView,
+    GitHubReport,
     JobDetail,
     JobSummary,
     LogLine,
@@ -31,6 +34,7 @@ from trainforge.config.views import (
 
 View = TypeVar("View", bound=BaseModel)
 TIMEOUT_S = 30.0
+UPLOAD_S = 600.0  # between two signs of life
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BY_STATUS: dict[int, type[TrainForgeError]] = {
     401: errors.NotTrusted,
@@ -99,6 +103,11 @@ class Client:
 
     def submit(self, request: dict[str, Any]) -> JobDetail:
         return _view(JobDetail, self._post("/api/jobs", request))
+
+    def submit_bundle(self, file: BinaryIO, name: str, said: dict[str, str]) -> JobDetail:
+        """Upload a ZIP; `said` are the form's fields."""
+        sent = {"file": (name, file, "application/zip")}
+        return _view(JobDetail, self._ask("POST", "/api/jobs", data=said, files=sent, timeout=UPLOAD_S))
 
     def stop(self, job: str, reason: str) -> dict[str, Any]:
         return self._post(f"{_job(job)}/stop", {"reason": reason})
@@ -178,6 +187,32 @@ class Client:
 
     def events(self, *, repository: str = "", limit: int = 20) -> list[EventView]:
         return _views(EventView, self._get("/api/events", repository=repository, limit=limit), "events")
+
+    # --- GitHub ---------------------------------------------------------------------------------------
+
+    def github_connections(self) -> list[GitHubConnectionView]:
+        return _views(GitHubConnectionView, self._get("/api/github"), "connections")
+
+    def github_apps(self) -> list[GitHubAppView]:
+        return _views(GitHubAppView, self._get("/api/github"), "apps")
+
+    def connect_github(self, asked: dict[str, Any]) -> GitHubReport:
+        """It takes as long as GitHub's ping takes."""
+        answer = self._ask("POST", "/api/github/connections", json=asked, timeout=120)
+        return _view(GitHubReport, answer)
+
+    def check_github(self, repository: str) -> GitHubReport:
+        answer = self._ask("POST", "/api/github/check", json={"repository": repository}, timeout=120)
+        return _view(GitHubReport, answer)
+
+    def disconnect_github(self, repository: str) -> GitHubConnectionView:
+        path = "/api/github/connections"
+        return _view(
+            GitHubConnectionView, self._ask("DELETE", path, params={"repository": repository}, timeout=60)
+        )
+
+    def begin_github_app(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return self._post("/api/github/apps", asked)
 
     # --- secrets --------------------------------------------------------------------------------------
 

@@ -6,8 +6,10 @@ lets Atheris look for more. What a parser accepts is held to what it promises.
 
 from __future__ import annotations
 
+import io
 import tempfile
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from support.archives import Part, craft, described
 from trainforge.config import messages, result
 from trainforge.config.cron import parse_cron
 from trainforge.config.errors import ManifestError, MessageInvalid, NotTrusted, SettingsError
@@ -32,6 +35,8 @@ from trainforge.config.trust import (
 from trainforge.executor import collect, follow, metrics
 from trainforge.executor.journal import Journal
 from trainforge.hooks import addresses, gitrun, scripts, triggers
+from trainforge.hooks.bundle import Bundle, Limits
+from trainforge.hooks.bundle_names import BundleRefused
 from trainforge.hooks.github import PushHint
 from trainforge.hooks.github_deliveries import parse_delivery
 from trainforge.sender import api, compat_network, planned, preview, text
@@ -51,6 +56,11 @@ PUSH = (
 NOTICE = (
     b'{"repository":"/srv/r.git","refs":[{"old":"' + b"0" * 40 + b'","new":"' + b"a" * 40 + b'",'
     b'"ref":"refs/heads/main"}]}'
+)
+ARCHIVES = (
+    craft(Part(), Part("a/b", b"x" * 99, method=8), comment=b"c"),
+    craft(described(Part(method=8)), large={}),
+    b"PK\x05\x06" + bytes(18),
 )
 RECORD = b'{"n":1,"time":1.0,"kind":"phase","data":{"phase":"checkout"}}\n'
 
@@ -246,6 +256,21 @@ ASKS: tuple[type[BaseModel], ...] = (
 )
 
 
+def bundle(data: bytes) -> None:
+    """What is taken is unpacked to what was said, under names that lead nowhere else."""
+    limits = Limits(total_bytes=2**24, seconds=5)
+    try:
+        made = Bundle(io.BytesIO(data), limits)
+        sizes = {one.path: sum(map(len, made.contents(one))) for one in made.files}
+    except BundleRefused as error:
+        assert error.hint
+        return
+    assert sizes == {one.path: one.size for one in made.files}
+    for path in sizes:
+        assert addresses.validate_folder(path) == path
+    assert sorted(zipfile.ZipFile(io.BytesIO(data)).namelist())  # and others read it, too
+
+
 def wire(data: bytes) -> None:
     for model in WIRE:
         try:
@@ -292,5 +317,6 @@ ENTRIES: dict[str, Entry] = {
     "policy": Entry(policy, (b"max_gpus: 1\nbranches: [main]\n", b"max_time: 12h", b"x: 1", b"max_gpus: -1")),
     "cron": Entry(cron, (b"*/5 0 * * 1", b"0 0 30 2 *", b"99999 * * * *", b"1-0 * * * *")),
     "wire": Entry(wire, (b"{}", b'{"nodes": []}', b'{"token": "x"}', b"[" * 9000)),
+    "bundle": Entry(bundle, ARCHIVES),
     "request": Entry(request, (b"{}", b'{"manifest": "x"}', b'{"a":1,"a":2}', b'{"url": "\\u0000"}')),
 }

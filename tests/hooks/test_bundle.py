@@ -18,6 +18,7 @@ from trainforge.config.problem_codes import PROBLEM_CODES
 from trainforge.hooks.bundle import Bundle, Limits
 from trainforge.hooks.bundle_commit import arrange, commit_files
 from trainforge.hooks.bundle_names import BundleRefused
+from trainforge.hooks.git import init_bare
 from trainforge.hooks.gitrun import run
 
 FULL = 0xFFFFFFFF
@@ -61,11 +62,15 @@ def test_a_refused_archive_leaves_nothing_in_the_repository(tmp_path: Path) -> N
     """Also one that is wrong at its last byte."""
     good = [Part(f"{number}.bin", bytes([number]) * 3_000_000, method=8) for number in range(3)]
     wrong = Part("z.py", local={"crc": 7}, central={"crc": 7})
-    bundle = Bundle(io.BytesIO(craft(*good, wrong)))
-    with pytest.raises(BundleRefused, match="does not hold"):
-        commit_files(tmp_path / "a.git", bundle, {m.path: m for m in bundle.files}, message="x", author="ada")
-    left = [path.name for path in (tmp_path / "a.git").rglob("*") if path.is_file()]
-    assert sorted(left) == ["HEAD", "config", "trainforge.lock"]
+    repo = tmp_path / "a.git"
+    for before in ([], ["HEAD", "config", "trainforge.lock"]):
+        bundle = Bundle(io.BytesIO(craft(*good, wrong)))
+        files = {member.path: member for member in bundle.files}
+        with pytest.raises(BundleRefused, match="does not hold"):
+            commit_files(repo, bundle, files, message="x", author="ada")
+        assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == before
+        init_bare(repo)
+        (repo / "trainforge.lock").touch()
 
 
 ODD: dict[str, bytes] = {

@@ -1,7 +1,7 @@
 """What is wrong is refused within a second, with a code, a reason and a way on, and changes nothing.
 
 One live sender is asked for all rows. After each, every table but the events' and every ref on its git server
-is as before. Archives are not taken yet, so no row has one. What executors and orders say wrong is in
+is as before. What executors and orders say wrong is in
 `tests/config/test_trust.py`, `test_membership.py`, `tests/executor/test_collect.py` and `test_replays.py`.
 """
 
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
+from support.archives import HOSTILE, Part, craft
 from support.web import Web, web
 from trainforge.config.problem_codes import PROBLEM_CODES
 from trainforge.hooks import github
@@ -80,6 +81,16 @@ def a(path: str, body: object, words: str = "", status: int = 422, code: str = "
 
 def g(path: str, status: int, code: str, words: str = "", method: str = "GET") -> Row:
     return Row(status, code, words, method, path, b"" if method == "GET" else b"{}")
+
+
+def z(archive: bytes, code: str, words: str, **said: str) -> Row:
+    """An archive in the first API's form."""
+    head = "--b\r\nContent-Disposition: form-data; name="
+    fields = {"name": "My Training Job", "main_entry": "main.py", **said}
+    form = "".join(f'{head}"{key}"\r\n\r\n{text}\r\n' for key, text in fields.items())
+    body = f'{form}{head}"file"; filename="a.zip"\r\n\r\n'.encode() + archive + b"\r\n--b--\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    return Row(PROBLEM_CODES[code].statuses[-1], code, words, path="/api/jobs", body=body, headers=headers)
 
 
 def job(**said: object) -> dict[str, object]:
@@ -254,7 +265,14 @@ ACCEPTED: dict[str, tuple[Row, object]] = {
     "W23 a ping": (w(202, "", event="ping", body=b'{"zen":"x"}'), "accepted"),
     "W25 the results' branch": (w(202, "", push={"ref": "refs/heads/trainforge-results"}), "ignored"),
 }
-ROWS = MANIFESTS | WEBHOOKS | REQUESTS
+ARCHIVES = {name: z(data, code, words) for name, (data, code, words) in HOSTILE.items()} | {
+    "Z05 neither manifest nor script": z(craft(Part("x.py")), "message_invalid", "'main.py'"),
+    "Z05 a manifest that is wrong": z(
+        craft(Part("trainforge.yaml", b"a: 1")), "manifest_invalid", "unknown key"
+    ),
+    "Z05 a script that climbs": z(craft(Part()), "manifest_invalid", "..", main_entry="../main.py"),
+}
+ROWS = MANIFESTS | WEBHOOKS | REQUESTS | ARCHIVES
 
 
 class Asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,23 @@ if TYPE_CHECKING:
     "--remote", default="", metavar="NAME", help="The git remote to push to, instead of `trainforge`."
 )
 @click.option(
+    "--bundle",
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Upload this ZIP or folder instead; it needs no git repository and no manifest.",
+)
+@click.option(
+    "--name", default="", help="With --bundle: the project's name; by default the manifest's or PATH's."
+)
+@click.option("--entry", default="", metavar="FILE", help="With --bundle: the script; main.py unless said.")
+@click.option(
+    "--requirements",
+    default="",
+    metavar="FILE",
+    help="With --bundle: what to install; requirements.txt if there.",
+)
+@click.option("--with-secrets", is_flag=True, help="With --bundle: pack files that look like secrets, too.")
+@click.option(
     "--follow", "-f", is_flag=True, help="Print the job's output; its exit code is the job's outcome."
 )
 @json_option
@@ -47,6 +65,11 @@ def submit(  # noqa: PLR0917 - click passes by name
     executors: tuple[str, ...],
     excluded: tuple[str, ...],
     remote: str,
+    bundle: Path | None,
+    name: str,
+    entry: str,
+    requirements: str,
+    with_secrets: bool,
     follow: bool,
     as_json: bool,
 ) -> int:
@@ -59,16 +82,33 @@ def submit(  # noqa: PLR0917 - click passes by name
     from trainforge.client import Client
 
     overrides = project.overrides(workers, settings)
-    found = project.load(path, overrides)
+    form = {"name": name, "main_entry": entry, "requirements_file": requirements}
+    if bundle is None and (any(form.values()) or with_secrets):
+        raise click.UsageError("--name, --entry, --requirements and --with-secrets go with --bundle")
+    found = project.load(path, overrides) if bundle is None else None
+    chosen = picked(executors, excluded)
     with Client.configured() as client:
         client.health()  # a sender that is down is said as for every command, before git finds out
-        request = _push(client, found, remote)
-        job = client.submit({**request, "overrides": overrides, "executors": picked(executors, excluded)})
+        if found is not None:
+            request = _push(client, found, remote)
+            job = client.submit({**request, "overrides": overrides, "executors": chosen})
+        elif bundle is not None:
+            form |= {"overrides": json.dumps(overrides), "executors": ",".join(chosen)}
+            job = _upload(client, bundle, form, with_secrets=with_secrets)
         if as_json and not follow:
             print_json(job.model_dump(mode="json"))
         elif not as_json:
-            _show(client, job, request)
+            _show(client, job)
         return _follow(client, job, as_json=as_json) if follow else 0
+
+
+def _upload(client: Client, path: Path, form: dict[str, str], *, with_secrets: bool) -> JobDetail:
+    from trainforge import bundling
+
+    packed = bundling.pack(path, with_secrets=with_secrets)
+    with packed.file:
+        say(f"  {packed}")
+        return client.submit_bundle(packed.file, packed.name, {k: v for k, v in form.items() if v})
 
 
 def _push(client: Client, found: Project, remote: str) -> dict[str, Any]:
@@ -112,12 +152,14 @@ def watched_name(client: Client, url: str) -> str:
     )
 
 
-def _show(client: Client, job: JobDetail, request: dict[str, Any]) -> None:
+def _show(client: Client, job: JobDetail) -> None:
     from trainforge.commands.jobs import titled
 
     for one in _all(client, job):
         click.echo(f"job {one.id} {one.state}" + (f"  {titled(one)}" if one.cell else ""))
-    say(f"  commit {request['commit'][:12]} of {request['repository']}")
+    say(f"  commit {job.commit[:12]} of {job.repository}")
+    for notice in job.notices:
+        say(f"  {notice}")
     for words in waiting_words(job.waiting):
         say(f"  waits: {words}")
     short = job.id[:8]
