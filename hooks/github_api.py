@@ -112,9 +112,9 @@ class GitHubApi:
         """
         check_name(full_name)
         with self._token(full_name, permissions) as token, refusals(f"{full_name} at GitHub"):
-            client = self._client(token)
+            client = self._client(token, lazy=True)
             try:
-                yield client.get_repo(full_name, lazy=True)
+                yield client.get_repo(full_name)
             finally:
                 client.close()
 
@@ -177,10 +177,10 @@ class GitHubApi:
         finally:
             self.revoke(minted)
 
-    def _client(self, token: str) -> Github:
+    def _client(self, token: str, *, lazy: bool = False) -> Github:
         from github import Auth, Github  # noqa: PLC0415
 
-        return Github(auth=Auth.Token(token), **_options(self.api_url))
+        return Github(auth=Auth.Token(token), lazy=lazy, **_options(self.api_url))
 
     def _app_auth(self) -> Auth.AppAuth:
         from github import Auth  # noqa: PLC0415

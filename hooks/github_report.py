@@ -151,7 +151,7 @@ def check_run(report: Report) -> dict[str, Any]:
 
 def _output(report: Report) -> dict[str, Any]:
     output = {"title": report.title, "summary": summary(report)}
-    noted = annotated(report)
+    noted = annotated(report) if report.over else []  # an update adds to those there are
     return output | ({"annotations": noted} if noted else {})
 
 

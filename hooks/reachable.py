@@ -2,6 +2,7 @@
 
 That a server hands a commit out by its id proves nothing. Hosts keep forks' commits in the same store and
 serve them under the parent's name ("imposter commits"); what nobody could push here is not trained here.
+Of a fork's commit that was approved, a ref of the repository's own says so, which only who may push can set.
 """
 
 from __future__ import annotations
@@ -48,13 +49,17 @@ def _mark(commit: str) -> str:
 def check_reachable(mirror: Path, remote: Remote, commit: str, *, ref: str = "") -> None:
     """Return when the commit is on `ref`, where that exists, or on any branch or tag; this is remembered.
 
+    `ref` may be the commit's `approved_ref`.
+
     Raises:
         GitNotFound: it is on none.
     """
     if (mirror / _mark(commit)).exists():
         return
     address = validate_url(remote.url, allow_file=remote.allow_file)
-    if address.local:
+    if ref == approved_ref(commit):
+        known = _is_approved(remote, commit)
+    elif address.local:
         known = contains(git.local_git_dir(address), commit)
     else:
         refs = git.ls_remote(remote.url, credential=remote.credential)
@@ -67,6 +72,31 @@ def check_reachable(mirror: Path, remote: Remote, commit: str, *, ref: str = "")
         )
     if has_commit(mirror, commit):
         run(["update-ref", _mark(commit), commit], git_dir=mirror)
+
+
+def approved_ref(commit: str) -> str:
+    """The ref that says that a commit of a fork may run; no branch, so that no workflow starts by it."""
+    return f"refs/trainforge/approved/{validate_commit(commit)}"
+
+
+def approve(
+    mirror: Path, url: str, commit: str, *, credential: GitCredential | None = None, allow_file: bool = False
+) -> None:
+    """Set that ref; the mirror must have the commit.
+
+    Raises:
+        GitError: the remote refuses it, or cannot be reached.
+    """
+    remote = validate_url(url, allow_file=allow_file)
+    args = ["push", "--quiet", "--", remote.text, f"{commit}:{approved_ref(commit)}"]
+    run(args, git_dir=mirror, remote=remote, credential=credential)
+
+
+def _is_approved(remote: Remote, commit: str) -> bool:
+    address = validate_url(remote.url, allow_file=remote.allow_file)
+    args = ["ls-remote", "--quiet", "--", address.text, approved_ref(commit)]
+    out = run(args, remote=address, credential=remote.credential, timeout=remote.timeout)
+    return out.decode("utf-8", "replace").partition("\t")[0] == commit
 
 
 def contains(repository: Path, commit: str) -> bool:

@@ -21,6 +21,7 @@ EXECUTORS = "executors"  # an executor came, went or changed
 REPOSITORIES = "repositories"  # another repository is watched
 RESULTS = "results"  # somebody else moved a results branch
 EVENTS = "events"  # an event was recorded
+GITHUB = "github"  # something was asked or said at GitHub
 
 
 def job_key(job: str) -> str:

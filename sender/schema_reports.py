@@ -39,7 +39,6 @@ def _telling() -> list[Column[Any]]:
     return [
         _text("told"),
         Column("remote_id", BigInteger),  # of the check run or comment, as the API calls it
-        Column("begun", Float),
         Column("due", Float, nullable=False, server_default="0"),
         Column("tries", Integer, nullable=False, server_default="0"),
         _text("problem"),
@@ -51,6 +50,7 @@ github_reports = Table(
     "github_reports",
     metadata,
     Column("job_id", Text, primary_key=True),
+    Column("begun", Float, nullable=False),
     _no("done"),
     *_telling(),
 )
@@ -71,18 +71,22 @@ github_pulls = Table(
     Column("plan", JSON(none_as_null=True)),  # what it would run, worked out once for each head and base
     _text("planned"),  # the head and base that `plan` is for
     _no("asked"),  # somebody asked for the plan
+    _no("stale"),  # something was said of it: the API is asked how it stands
+    _text("mark"),  # of its comment, drawn before that is written: by it, it is found again
     *_telling(),
     PrimaryKeyConstraint("repository_id", "number"),
     Index("ix_github_pulls_head", "repository_id", "head_sha"),
 )
 
-# What comments asked for. `answer` is written with what was done, and told after it.
+# What comments and buttons asked for. `answer` is written with what was done, and told after it.
 github_commands = Table(
     "github_commands",
     metadata,
     Column("repository_id", Text, nullable=False),
-    Column("comment_id", BigInteger, nullable=False),
-    Column("number", Integer, nullable=False),
+    Column("origin", Text, nullable=False),  # the comment, or the delivery of a button's event
+    Column("comment_id", BigInteger),
+    Column("number", Integer),  # of the pull request; of a button null
+    _text("job"),  # that a button is of
     Column("author", Text, nullable=False),
     Column("words", Text, nullable=False),
     Column("created", Float, nullable=False),
@@ -92,7 +96,7 @@ github_commands = Table(
     Column("answered", Float),
     Column("due", Float, nullable=False, server_default="0"),
     Column("tries", Integer, nullable=False, server_default="0"),
-    PrimaryKeyConstraint("repository_id", "comment_id"),
+    PrimaryKeyConstraint("repository_id", "origin"),
     Index(
         "ix_github_commands_open",
         "created",

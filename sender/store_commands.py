@@ -1,4 +1,4 @@
-"""What comments on GitHub asked for: written before it is done, done before it is answered, each once."""
+"""What comments and buttons on GitHub asked for: written before it is done, done before it is answered."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ KEEP_S = 90 * 86_400.0
 
 @dataclass(frozen=True)
 class Asked:
-    """One command in a comment. `acted`: it was done or refused, and `reaction` and `answer` say how."""
+    """One command: of a comment at the pull request `number`, or of a button of `job`.
+
+    `origin` tells it from every other. `acted`: it was done or refused; `reaction` and `answer` say how.
+    """
 
     repository_id: str
-    comment_id: int
-    number: int
+    origin: str
     author: str
     words: str
+    comment_id: int | None = None
+    number: int | None = None
+    job: str = ""
     acted: bool = False
     reaction: str = ""
     answer: str = ""
@@ -31,14 +36,15 @@ class Asked:
 
 class CommandStore(Database):
     def add_command(self, asked: Asked, now: float) -> bool:
-        """Whether it is taken on: a comment counts once, and so many wait for an answer at most."""
+        """Whether it is taken on: a command counts once, and so many wait for an answer at most."""
         t = github_commands
         waiting = sa.select(sa.func.count()).where(
             t.c.repository_id == asked.repository_id, t.c.answered.is_(None)
         )
         row = {
-            "repository_id": asked.repository_id, "comment_id": asked.comment_id, "number": asked.number,
-            "author": asked.author, "words": asked.words, "created": now,
+            "repository_id": asked.repository_id, "origin": asked.origin, "author": asked.author,
+            "words": asked.words, "comment_id": asked.comment_id, "number": asked.number, "job": asked.job,
+            "created": now,
         }  # fmt: skip
         with self.write() as c:
             c.execute(sa.delete(t).where(t.c.answered < now - KEEP_S))
@@ -46,12 +52,17 @@ class CommandStore(Database):
                 return False
             return self.add_new(c, t, row)
 
-    def open_commands(self, now: float) -> Sequence[Asked]:
+    def open_commands(self, repository_id: str, now: float) -> Sequence[Asked]:
+        """What is to be done or answered now, in the order in which it was asked for."""
         t = github_commands
-        query = sa.select(t).where(t.c.answered.is_(None), t.c.due <= now).order_by(t.c.created)
+        mine = (t.c.repository_id == repository_id, t.c.answered.is_(None), t.c.due <= now)
+        query = sa.select(t).where(*mine).order_by(t.c.created, t.c.origin)
         with self.read() as c:
             rows = c.execute(query.limit(MOST_OPEN)).mappings().all()
-        names = ("repository_id", "comment_id", "number", "author", "words", "reaction", "answer", "tries")
+        names = (
+            "repository_id", "origin", "author", "words", "comment_id", "number", "job", "reaction", "answer",
+            "tries",
+        )  # fmt: skip
         return [Asked(**{name: row[name] for name in names}, acted=row["acted"] is not None) for row in rows]
 
     def acted_on(self, asked: Asked, reaction: str, answer: str, now: float) -> None:
@@ -66,6 +77,6 @@ class CommandStore(Database):
 
     def _change_command(self, asked: Asked, **values: object) -> None:
         t = github_commands
-        mine = (t.c.repository_id == asked.repository_id, t.c.comment_id == asked.comment_id)
+        mine = (t.c.repository_id == asked.repository_id, t.c.origin == asked.origin)
         with self.write() as c:
             c.execute(sa.update(t).where(*mine).values(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -114,11 +114,11 @@ class ReportStore(Database):
                     sa.select(r).where(r.c.job_id.in_([row["id"] for row in rows]))
                 ).mappings()
             }
-        counted = [row for row in rows if row["created"] >= since[row["repository_id"]]]
+        found = [(row, told.get(row["id"])) for row in rows]
         return [
-            (row, told.get(row["id"]))
-            for row in counted
-            if (known := told.get(row["id"])) is None or not known["done"]
+            (row, report)
+            for row, report in found
+            if (row["created"] >= since[row["repository_id"]] if report is None else not report["done"])
         ]
 
     def reported_until(self, now: float) -> None:
@@ -143,8 +143,8 @@ class ReportStore(Database):
         with self.write() as c:
             self.add_new(c, github_reports, {"job_id": job, "begun": now})
 
-    def reported(self, job: str, told: str, remote_id: int | None, *, done: bool) -> None:
-        self._report(job, told=told, remote_id=remote_id, done=done, tries=0, due=0.0, problem="")
+    def reported(self, job: str, told: str, remote_id: int | None, *, due: float, done: bool) -> None:
+        self._report(job, told=told, remote_id=remote_id, done=done, tries=0, due=due, problem="")
 
     def rest_report(self, job: str, until: float, problem: str) -> None:
         self._report(job, due=until, problem=problem, tries=github_reports.c.tries + 1)
@@ -172,6 +172,15 @@ class ReportStore(Database):
             put = self.insert(p).values(**key, **row)
             c.execute(put.on_conflict_do_update(index_elements=list(key), set_=row))
 
+    def hint_pull(self, pull: Pull, now: float) -> None:
+        """Something was said of a pull request, maybe late: the API is asked before anything follows."""
+        p = github_pulls
+        with self.write() as c:
+            row = asdict(pull) | {"seen": now, "stale": True}
+            if not self.add_new(c, p, row):
+                mine = (p.c.repository_id == pull.repository_id, p.c.number == pull.number)
+                c.execute(sa.update(p).where(*mine).values(stale=True))
+
     def pull(self, repository_id: str, number: int) -> RowMapping | None:
         p = github_pulls
         with self.read() as c:
@@ -181,11 +190,14 @@ class ReportStore(Database):
                 .first()
             )
 
-    def open_pulls(self, repositories: Sequence[str]) -> Sequence[RowMapping]:
+    def live_pulls(self, repository_id: str) -> Sequence[RowMapping]:
+        """Those that are open, or of which something was said."""
         p = github_pulls
-        query = sa.select(p).where(p.c.repository_id.in_(repositories), p.c.open.is_(True))
+        query = sa.select(p).where(
+            p.c.repository_id == repository_id, sa.or_(p.c.open.is_(True), p.c.stale.is_(True))
+        )
         with self.read() as c:
-            return c.execute(query.order_by(p.c.repository_id, p.c.number).limit(MOST)).mappings().all()
+            return c.execute(query.order_by(p.c.number).limit(MOST)).mappings().all()
 
     def change_pull(self, repository_id: str, number: int, **values: object) -> None:
         """Note what was planned for, or told at, a pull request."""
