@@ -28,7 +28,7 @@ from trainforge.executor.data_cache import Cache, Kept, Known, digest_of
 from trainforge.executor.downloads import RETRY_S, Fetched, Source, Trip, download, size_words
 from trainforge.executor.supervisor import write_atomically
 from trainforge.executor.unpacking import unpack
-from trainforge.hooks import git
+from trainforge.hooks import fetching, git
 from trainforge.hooks.addresses import AddressRefused
 from trainforge.hooks.fetching import FetchFailed
 from trainforge.hooks.growth import MOST
@@ -117,6 +117,8 @@ def _told(data: Data) -> Iterator[None]:
         yield
     except Forbidden as error:
         raise NodeFailed(f"{data.shown}: {error.message}", hint=error.hint, code="policy_refused") from error
+    except git.GitAuthFailed as error:
+        raise NodeFailed(error.message, hint=fetching.CREDENTIALS, code="data_failed") from error
     except (FetchFailed, AddressRefused, git.GitError) as error:
         raise NodeFailed(error.message, hint=error.hint, code="data_failed") from error
 

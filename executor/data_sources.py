@@ -203,8 +203,7 @@ def store_errors(shown: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise FetchFailed(f"{shown}: there is no such file or bucket") from error
     except PermissionError as error:
-        hint = "name the secrets to fetch it with under data.credentials"
-        raise FetchFailed(f"{shown}: {error or 'access denied'}", hint=hint) from error
+        raise FetchFailed(f"{shown}: {error or 'access denied'}", hint=fetching.CREDENTIALS) from error
     except OSError as error:
         if disk.is_full(error):
             raise

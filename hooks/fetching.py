@@ -22,6 +22,7 @@ from trainforge.hooks.networks import is_disguised, is_nobodys, is_private
 MAX_REDIRECTS = 10
 TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
 AGENT = "TrainForge"
+CREDENTIALS = "name the secrets to fetch it with under data.credentials"
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -140,9 +141,7 @@ def _check(answer: httpx2.Response, url: str) -> None:
     status = answer.status_code
     if answer.is_success or status in (304, 416):
         return
-    hint = ""
-    if status in (401, 403):
-        hint = "name the secrets to fetch it with under data.credentials"
+    hint = CREDENTIALS if status in (401, 403) else ""
     raise FetchFailed(f"{shown(url)} answered {status}", hint=hint, again=status in _AGAIN)
 
 

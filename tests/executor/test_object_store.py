@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
-import werkzeug.serving
-from moto.server import DomainDispatcherApplication, create_backend_app
 
+from support.buckets import serving_s3
 from trainforge.config.errors import NodeFailed
 from trainforge.executor.checkpoint_store import Store
 from trainforge.executor.checkpoints import Checkpoints, Keeper
@@ -24,19 +22,12 @@ KEYS = {"AWS_ACCESS_KEY_ID": "canary", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_D
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket's URL; address and keys are in the environment, as an executor would have them."""
-    server = werkzeug.serving.make_server(
-        "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), True
-    )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
-        monkeypatch.setenv(name, value)
-    name = f"bucket-{os.getpid()}-{server.server_port}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    yield f"s3://{name}/checkpoints"
-    server.shutdown()
-    thread.join()
+    with serving_s3() as url:
+        for name, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
+            monkeypatch.setenv(name, value)
+        name = f"bucket-{os.getpid()}-{url.rpartition(':')[2]}"
+        boto3.client("s3").create_bucket(Bucket=name)
+        yield f"s3://{name}/checkpoints"
 
 
 def fail(words: str) -> None:

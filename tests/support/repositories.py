@@ -7,14 +7,14 @@ import socket
 import subprocess
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 from starlette.types import Scope
 
 from support.waiting import wait_for
@@ -93,13 +93,13 @@ class Server:
 
 
 @contextmanager
-def serving_git(root: Path) -> Iterator[Server]:
-    """The built-in git server over HTTP, on a port of its own."""
+def serving_git(root: Path, routes: Sequence[BaseRoute] = ()) -> Iterator[Server]:
+    """The built-in git server over HTTP, on a port of its own, with `routes` beside it."""
     listener = socket.create_server(("127.0.0.1", 0))
     served = Server(f"http://127.0.0.1:{listener.getsockname()[1]}", root)
     served.users["s3cret-pass"] = Access("me", write=True, create=True)
     git_app = GitHttpApp(served.root, served.authorize, served.on_push)
-    app = Starlette(routes=[Mount("/git", app=git_app)])
+    app = Starlette(routes=[*routes, Mount("/git", app=git_app)])
     runner = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
     thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]})
     thread.start()
