@@ -164,7 +164,7 @@ names = st.text(
 )  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.tuples(names, st.binary(max_size=300), st.booleans(), st.booleans(), st.booleans()),
