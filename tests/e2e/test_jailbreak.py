@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import trainforge.executor
-from support import prisoner
+from support import engines, prisoner
 from support.fleet import Fleet
 from support.processes import commands
 from support.scripts import UNTIL_TOLD, manifest
@@ -32,7 +32,12 @@ SANDBOX, EVERYWHERE, OFFLINE = "SANDBOX | EVERYWHERE", "EVERYWHERE", "SANDBOX | 
 def caged(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """An executor of that level, with a door on loopback, that trains a sibling with a secret."""
     fleet.start_sender()
-    fleet.add_executor("cage", connection="push", isolation=request.param, max_jobs=2, max_processes=150)
+    level: dict[str, object] = {"isolation": request.param}
+    if request.param == "container":
+        engine = engines.engine("podman")
+        fleet.variables |= engine.env
+        level |= {"container_engine": engine.kind, "container_image": engines.IMAGE}
+    fleet.add_executor("cage", connection="push", **level, max_jobs=2, max_processes=150)
     (fleet.root / "bait").write_text(f"{BAIT}\n")
     script = UNTIL_TOLD.format(go_on=str(fleet.signals / "go-on"))
     text = manifest("victim", more="secrets: [VICTIM_TOKEN]\n")
@@ -101,8 +106,9 @@ def test_what_the_tests_need_is_there() -> None:
     assert shutil.which("bwrap"), "install bubblewrap (tests/system-packages does): the sandbox is untested"
 
 
-@pytest.mark.parametrize("caged", ["sandbox"], indirect=True)
-def test_nothing_gets_out_of_a_sandbox(caged: Fleet) -> None:
+@pytest.mark.parametrize("caged", ["sandbox", "container"], indirect=True)
+def test_nothing_gets_out(caged: Fleet, request: pytest.FixtureRequest) -> None:
+    level = request.node.callspec.params["caged"]
     said, files, detail = tries(caged, SANDBOX)
     assert said["out"] == []
     assert len(said["held"]) >= 35
@@ -110,8 +116,8 @@ def test_nothing_gets_out_of_a_sandbox(caged: Fleet) -> None:
         assert 61184 <= said["uid"] < 65520
     check_what_was_planted(caged, files, detail)
     chosen = json.loads(files["environment/environment.json"])["isolation"]
-    assert (chosen["level"], chosen["network"]) == ("sandbox", True)
-    assert any("isolation: sandbox" in line["text"] for line in detail["timeline"])
+    assert (chosen["level"], chosen["network"]) == (level, True)
+    assert any(f"isolation: {level}" in line["text"] for line in detail["timeline"])
     (caged.signals / "go-on").touch()
     victim = next(job["id"] for job in caged.jobs() if job["project"] == "victim")
     assert caged.wait_ended(victim)["state"] == "completed"

@@ -67,7 +67,7 @@ def _podman() -> TestEngine:
     folder = _folder()
     limits = ", ".join(f'"{limit}"' for limit in LIMIT)
     (folder / "containers.conf").write_text(
-        f'[containers]\ndefault_ulimits=[{limits}]\n[engine]\nruntime="runc"\ncgroup_manager="cgroupfs"\n'
+        f'[containers]\ndefault_ulimits=[{limits}]\nnetns="host"\n[engine]\nruntime="runc"\ncgroup_manager="cgroupfs"\n'
         f'events_logger="file"\n'
     )
     (folder / "storage.conf").write_text(

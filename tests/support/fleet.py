@@ -32,6 +32,7 @@ class Fleet:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.url = ""
         self.token = ""
+        self.variables: dict[str, str] = {}  # of every program besides
         self.network: Network | None = None
 
     def on(self, host: str) -> list[str]:
@@ -59,7 +60,7 @@ class Fleet:
         named = {prefix + name.upper(): str(value) for name, value in (settings or {}).items()}
         if failpoint := named.pop(f"{prefix}FAILPOINT", None):
             named["TRAINFORGE_FAILPOINT"] = failpoint
-        return kept | own | named
+        return kept | own | self.variables | named
 
     def cli(
         self,
