@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from trainforge.config.errors import NotFound
 from trainforge.config.failpoints import failpoint
-from trainforge.hooks import github, scripts
+from trainforge.hooks import forges, github
 from trainforge.hooks.github import PushHint
 from trainforge.hooks.github_deliveries import Delivery, Moved, Other, RefMoved, parse_delivery
 from trainforge.sender import actions, github_events, github_hooks
@@ -94,15 +94,27 @@ async def _look_after_answer(sender: Sender, repository: str) -> None:
     await actions.look(sender, repository, "webhook")
 
 
+def _named(sender: Sender, pushed: forges.Pushed) -> Repo | None:
+    repo = github_hooks.known(sender, pushed.ids)
+    if repo is not None or not pushed.tail:
+        return repo
+    ending = [one for one in sender.store.repositories() if one.id.lower().endswith(pushed.tail)]
+    return ending[0] if len(ending) == 1 else None
+
+
 async def on_git_hook(request: Request) -> Response:
-    """Answers with lines for the pusher's terminal."""
+    """Of our own hook in bare repositories, and of GitLab, Gitea, Forgejo and Bitbucket.
+
+    Answers with lines for the pusher's terminal.
+    """
     sender: Sender = request.app.state.sender
     with strangers(request):
-        body = await read_body(request, scripts.MAX_NOTICE_BYTES)
-        signature = request.headers.get("x-hub-signature-256")
-        github.verify_signature(sender.settings.webhook_secrets, body, signature)
-    notice = scripts.parse_notice(body)
-    repository = await asyncio.to_thread(github_hooks.known, sender, (notice.repository_id,))
+        body = await read_body(request, forges.MAX_BYTES)
+        forges.verify(sender.settings.webhook_secrets, body, request.headers, sender.now())
+    pushed = forges.read(body, request.headers)
+    if pushed is None:
+        return JSONResponse({"lines": ["TrainForge: nothing was pushed"]})
+    repository = await asyncio.to_thread(_named, sender, pushed)
     if repository is None:
         raise NotFound(UNKNOWN, hint="`trainforge sender watch URL` has it watched")
     looking = sender.spawn(actions.look(sender, repository.id, "hook"))
