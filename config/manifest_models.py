@@ -415,8 +415,13 @@ class On(Section):
     push: Annotated[Push, now("Which pushes start jobs.")] = Push()
     schedule: Annotated[list[Schedule], now("Times at which jobs start.", [{"cron": "0 3 * * 1"}])] = []
     pull_request: Annotated[
-        Literal["off", "plan", "run"], later("What a pull request does: nothing, a plan, or a job.", "plan")
-    ] = "off"
+        Literal["off", "plan", "run"],
+        now(
+            "What a pull request that changes it does where the repository is connected to GitHub: nothing, "
+            "a comment with a plan, or a job as well. A fork's never runs by itself.",
+            "run",
+        ),
+    ] = "plan"
 
 
 class Manifest(Section):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainforge.config.settings import ExecutorSettings
-from trainforge.executor import capabilities
+from trainforge.executor import capabilities, nvml
 from trainforge.executor.capabilities import own_capabilities
 
 
@@ -37,30 +37,22 @@ def test_what_its_owner_keeps_back_is_not_offered(tmp_path: Path) -> None:
     assert least.cpu_count == 1
 
 
-def test_gpus_are_listed_by_nvidia_smi_where_the_library_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gpus_are_told_with_what_is_wrong_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "nvidia-smi"
-    lines = (
-        "GPU-a, NVIDIA A100 80GB, 81920, 550.54, 37, 1024\\nGPU-b, NVIDIA A100 80GB, 81920, 550.54, [N/A], 0"
-    )
+    lines = "GPU-a, A100, 81920, 550.54, 37, 1024, 0:3B:00.0, 41, 0, No, Not Active, Not Active\\n"
+    lines += "GPU-b, A100, 81920, 550.54, [N/A], 0, 0:AF:00.0, 41, 2, No, Not Active, Not Active"
     program.write_text(f"#!/bin/sh\nprintf '{lines}\\n'\n")
     program.chmod(0o755)
-    monkeypatch.setattr(capabilities, "_nvml", lambda: False)
+    monkeypatch.setattr(nvml, "library", lambda: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    first, _ = own_capabilities(ExecutorSettings(data_dir=tmp_path)).gpus
-    assert (first.uuid, first.model, first.memory_bytes) == ("GPU-a", "NVIDIA A100 80GB", 80 * 2**30)
-    said = capabilities.load(ExecutorSettings(data_dir=tmp_path))
+    settings = ExecutorSettings(data_dir=tmp_path)
+    first, second = own_capabilities(settings).gpus
+    assert (first.uuid, first.model, first.memory_bytes) == ("GPU-a", "A100", 80 * 2**30)
+    assert (first.problem, second.problem[:26]) == ("", "2 uncorrected memory error")
+    said = capabilities.load(settings, {"GPU-a"})
     assert (said.gpu_percent, said.gpu_memory_bytes) == ([37.0, 0.0], [2**30, 0])
+    assert said.gpu_others_bytes == [0, 0]  # what a job's own GPU holds is not that of others
+    assert capabilities.load(settings).gpu_others_bytes == [2**30, 0]
     program.write_text("#!/bin/sh\nexit 9\n")
-    assert own_capabilities(ExecutorSettings(data_dir=tmp_path)).gpus == []
-
-
-def test_memory_on_a_jobs_own_gpu_is_not_that_of_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    used = (["GPU-a", "GPU-b"], [90.0, 5.0], [20 * 2**30, 2**30])
-    monkeypatch.setattr(capabilities, "_gpu_load", lambda: used)  # these machines have none
-    said = capabilities.load(ExecutorSettings(data_dir=tmp_path), {"GPU-a"})
-    assert said.gpu_memory_bytes == [20 * 2**30, 2**30]
-    assert said.gpu_others_bytes == [0, 2**30]
+    assert own_capabilities(settings).gpus == []

@@ -17,7 +17,16 @@ from trainforge.config.errors import NodeFailed, SettingsError
 from trainforge.config.isolation import Level
 from trainforge.config.manifest import parse_manifest
 from trainforge.config.policy import Policy
-from trainforge.executor import abilities, cgroups, collect, environment, gpu_devices, isolating, sandbox
+from trainforge.executor import (
+    abilities,
+    cgroups,
+    collect,
+    environment,
+    gpu_devices,
+    isolating,
+    recipe,
+    sandbox,
+)
 from trainforge.executor.commands import Setup
 
 BARE = "project: {name: t}\ntraining: {script: t.py, launcher: python}\n"
@@ -211,7 +220,7 @@ def test_what_is_built_for_a_job_reaches_no_cache_of_others(tmp_path: Path) -> N
     )
     setup = Setup(tmp_path / "setup.log", time.monotonic() + 100, lambda: False)
     env = {**os.environ, "UV_OFFLINE": "1", "UV_CACHE_DIR": str(shared)}
-    chosen = environment.prepare(manifest, work, cache, setup, env, walls=made)
+    chosen = environment.prepare(manifest, environment.Place(work, cache, made), setup, env)
     within = made.before(work, read=[work, *chosen.folders])
     said = subprocess.run(
         [*within, chosen.python, "-c", "import evil; print(evil.said)"],
@@ -223,8 +232,10 @@ def test_what_is_built_for_a_job_reaches_no_cache_of_others(tmp_path: Path) -> N
     assert "evil==1.0" in environment.freeze(chosen, env, made) or "evil @" in environment.freeze(
         chosen, env, made
     )
+    asked = recipe.Recipe(recipe.Wanted("requirements", work / "requirements.txt"), work, {})
+    before = recipe.key_of(asked)
     (work / "evil" / "more.py").write_text("")
-    assert environment.environment_key("", work / "requirements.txt") != chosen.key
+    assert recipe.key_of(asked) != before
     made.remove()
 
 

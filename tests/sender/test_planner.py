@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from support.planning import GIB, machine, manifest, node, placed, why
 from trainforge.config.isolation import Isolation
+from trainforge.config.messages import Gpu
 from trainforge.config.policy import Policy
-from trainforge.sender.fit import need_of
+from trainforge.sender.fit import Machine, need_of
 from trainforge.sender.gang import Board
 from trainforge.sender.parameters import adjust, of_node
 from trainforge.sender.planner import ADVICE, ALL, SHOWN, Plan, Waiting, plan
@@ -141,6 +143,31 @@ def test_gpus_that_other_programs_use_are_left_alone() -> None:
     assert isinstance(made, Waiting)
     assert made.start is not None
     assert made.start.time is None
+
+
+def with_gpus(one: Machine, gpus: list[Gpu]) -> Machine:
+    return replace(one, capabilities=one.capabilities.model_copy(update={"gpus": gpus}))
+
+
+def test_a_gpu_that_is_not_well_is_given_to_no_job() -> None:
+    ill = machine("desk", gpus=2)
+    gpus = [gpu.model_copy(update={"problem": "it fell off the bus"}) for gpu in ill.capabilities.gpus]
+    half = with_gpus(ill, [gpus[0], ill.capabilities.gpus[1]])
+    asked = manifest("resources: {gpu: 1}")
+    made = plan(asked, [half])
+    assert isinstance(made, Plan)
+    assert made.nodes[0].gpus == ("desk-1",)
+    both = with_gpus(ill, gpus)
+    assert why(plan(asked, [both])) == {"desk": "GPU 0: it fell off the bus; GPU 1: it fell off the bus"}
+    assert placed(plan(asked, [both, machine("lab", gpus=2)])) == ["lab"]
+
+
+def test_conda_is_where_it_is() -> None:
+    asked = manifest(training="{script: t.py, requirements: environment.yml}")
+    without = machine("box", installers=["uv", "pip"])
+    words = "has no conda, mamba or micromamba, which the job's packages need"
+    assert why(plan(asked, [without])) == {"box": words}
+    assert placed(plan(asked, [without, machine("lab", installers=["uv", "conda"])])) == ["lab"]
 
 
 def test_half_a_gang_is_none() -> None:

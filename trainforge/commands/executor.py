@@ -198,7 +198,12 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
     click.echo(f"  key      {load_key(settings.data_dir).id}")
     click.echo(f"  reached  {about['endpoint'].get('public_url') or 'asks for work itself'}")
     click.echo(f"  machine  {machine['cpu_count']} CPUs, {_gib(machine['memory_bytes'])}, GPUs: {gpus}")
+    for number, gpu in enumerate(machine["gpus"]):
+        if gpu["problem"]:
+            click.secho(f"    GPU {number} is given to no job: {gpu['problem']}", fg="red")
+    installers = ", ".join(machine["installers"]) or "nothing"
     click.echo(f"  python   {machine['python']}, torch {machine['torch'] or 'not installed'}")
+    click.echo(f"  installs with {installers}")
     apart = machine["isolation"]
     bounded = ", ".join(apart["bounded"]) or "nothing"
     click.echo(f"  apart    as {apart['usual']}; control groups bound {bounded}")
@@ -264,6 +269,38 @@ def _say_to(job: str, settings: ExecutorSettings, as_json: bool, *, yes: bool) -
         print_json({"job": found, "accepted": yes})
         return
     click.echo(f"job {found[:8]} is {'accepted' if yes else 'rejected'}")
+
+
+@executor.command()
+@common_options
+@click.option("--older-than", help="Only what no job has used for so long, such as 7d.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@json_option
+def clean(config: Path | None, older_than: str | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+    """Remove what this machine keeps for later jobs: data, environments, mirrors. What jobs use stays.
+
+    An executor may run meanwhile. By itself it does this when its disk is low or `disk_budget_gb` is reached.
+    """
+    from trainforge.config.manifest_types import parse_duration
+    from trainforge.executor.housekeeping import clean as remove
+
+    try:
+        seconds = parse_duration(older_than) if older_than else 0.0
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--older-than") from error
+    freed = remove(_settings(config, options).data_dir, older_than=seconds, dry_run=dry_run)
+    if as_json:
+        print_json(freed.told() | {"dry_run": dry_run})
+        return
+    rows = [("would go" if dry_run else "removed", entry, "") for entry in freed.removed]
+    rows += [("in use", entry, ", ".join(f"job {job[:8]}" for job in jobs)) for entry, jobs in freed.in_use]
+    for what, entry, jobs in rows:
+        used = f"used {age(entry.used)}" if entry.used else ""
+        size = f"{entry.size / 1e6:,.1f} MB"
+        click.echo(f"  {what:<8}  {entry.kind:<12}  {size:>12}  {entry.name:<30}  {jobs or used}".rstrip())
+    click.echo(f"{'would free' if dry_run else 'freed'} {freed.size / 1e6:,.1f} MB")
+    if dry_run and freed.removed:
+        next_step("trainforge executor clean")
 
 
 def _contact(about: dict[str, Any]) -> str:

@@ -115,6 +115,8 @@ def show(name: str, as_json: bool) -> None:
         if number < len(load.gpu_others_bytes) and load.gpu_others_bytes[number] >= GIB:
             used += f", {load.gpu_others_bytes[number] / GIB:.1f} GiB by other programs"
         click.echo(f"  gpu {number}    {gpu.model}, {gpu.memory_bytes / GIB:.1f} GiB{used}")
+        if gpu.problem:
+            click.secho(f"           not given to jobs: {gpu.problem}", fg="red")
     click.echo(f"  python   {has.python or '?'}, torch {has.torch or 'not installed'}")
     if has.session_ends:
         click.echo(f"  session  ends at {moment(has.session_ends)[:16]} UTC")
