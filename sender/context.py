@@ -17,10 +17,12 @@ from trainforge.sender.keys import Nonces, SenderKeys
 from trainforge.sender.logins import Logins
 from trainforge.sender.notify import RECONCILE, Bell
 from trainforge.sender.preview import Line
+from trainforge.sender.tails import Tails
 from trainforge.sender.throttle import Throttle
 
 if TYPE_CHECKING:
     from trainforge.config.settings import SenderSettings
+    from trainforge.hooks.github_api import Minted
     from trainforge.sender.fence import Fence
     from trainforge.sender.people import People
     from trainforge.sender.queries import Queries
@@ -44,6 +46,7 @@ class Sender:
     # Who tries join tokens, or signatures of hooks, that do not hold; by address.
     strangers: Throttle = field(default_factory=lambda: Throttle(free=100, longest=60, forget_s=600))
     bell: Bell = field(default_factory=Bell)
+    tails: Tails = field(default_factory=Tails)
     clock: Callable[[], float] = time.time
     base_url: str = ""
     local_url: str = ""
@@ -63,6 +66,8 @@ class Sender:
     led: dict[str, str] = field(default_factory=dict)
     led_by_others: dict[str, str] = field(default_factory=dict)
     fence: Fence | None = None
+    # Tokens for git that Apps made, by repository.
+    minted: dict[str, Minted] = field(default_factory=dict)
     # Each unpacks an upload in a thread of those that requests are served with.
     unpacking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.failpoints import failpoint
@@ -35,6 +34,7 @@ from trainforge.hooks.triggers import RefChange
 from trainforge.sender import leading
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, new_jobs, read_commit, read_manifest
+from trainforge.sender.github_access import git_credential
 from trainforge.sender.notify import EVENTS, JOBS, RESULTS
 from trainforge.sender.registry import choose_executors
 from trainforge.sender.store_events import NewEvent, NewJob, Noted, PushedJob, Repo
@@ -97,16 +97,16 @@ class Place:
 
 
 def place_of(sender: Sender, repo: Repo) -> Place:
-    """The built-in server's repositories are read where they lie; all others have a mirror of ours."""
+    """The built-in server's repositories are read where they lie; all others have a mirror of ours.
+
+    Raises:
+        TrainForgeError: GitHub gives no token for it now.
+    """
     if repo.kind == "builtin":
         bare = sender.git_root / f"{repo.name}.git"
         return Place(repo, bare, str(bare))
     name = hashlib.sha256(repo.id.encode()).hexdigest()[:20]
-    secret = sender.settings.git_token.get_secret_value()
-    credential = None
-    near = urlsplit(repo.url).hostname in {"127.0.0.1", "::1", "localhost"}
-    if secret and (repo.url.startswith("https://") or (near and repo.url.startswith("http://"))):
-        credential = GitCredential(username=sender.settings.git_username or "x-access-token", password=secret)
+    credential = git_credential(sender, repo.id, repo.url)
     return Place(repo, sender.mirrors / f"{name}.git", repo.url, credential)
 
 
@@ -124,8 +124,8 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     failpoint("01.sender.look")
     sender.disk.refuse_when_low()
     repo = sender.store.repository(repository)
-    place = place_of(sender, repo)
     try:
+        place = place_of(sender, repo)
         refs = place.refs()
         leading.settle(sender, place, refs)
         lines = handle_refs(sender, place, refs, source)

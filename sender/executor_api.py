@@ -29,6 +29,7 @@ from trainforge.config.messages import (
 from trainforge.config.trust import digest_secret
 from trainforge.sender import dispatch, journals, publisher, registry, vault
 from trainforge.sender.context import Sender
+from trainforge.sender.github_access import job_credential
 from trainforge.sender.problems import dump, parse, read_body
 from trainforge.sender.registry import Heard, Said
 from trainforge.sender.store_members import Member
@@ -116,7 +117,8 @@ async def journal(request: Request) -> Response:
 
 
 async def credential(request: Request) -> Response:
-    """A password for the job's own repository at the built-in server; elsewhere the executor has its own."""
+    """A password for the job's own repository, where the sender can make one: at its own git server, and
+    at GitHub where an App of the sender's is installed; elsewhere the executor has its own."""
     sender, member, _ = await _authenticated(request)
     key = _node_key(request)
 
@@ -125,7 +127,7 @@ async def credential(request: Request) -> Response:
         store.check_node(member.id, key)
         repo = store.repository(store.job(key.job)["repository_id"])
         if repo.kind != "builtin":
-            return GitCredential()
+            return job_credential(sender, repo.id, repo.url) or GitCredential()
         secret = f"tfg_{secrets.token_urlsafe(32)}"
         now = sender.now()
         expires = now + CREDENTIAL_LIFE_S

@@ -1,12 +1,14 @@
-"""GitHub's API as a connected repository may use it: with its own token, or one made by the App."""
+"""GitHub as a connected repository may use it: with its own token, or with one that its App makes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound
+from trainforge.config.messages import GitCredential
 from trainforge.hooks.github_api import Access, AppAccess, GitHubApi, TokenAccess
 from trainforge.sender import sealed
 from trainforge.sender.context import Sender
@@ -14,6 +16,11 @@ from trainforge.sender.store_github import Connection
 
 if TYPE_CHECKING:
     from github.Repository import Repository
+
+GIT_USER = "x-access-token"
+WRITE = {"contents": "write"}
+RENEW_S = 600.0
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 def connection_secrets(repository_id: str) -> str:
@@ -55,3 +62,49 @@ def asking(sender: Sender, connection: Connection, permissions: Mapping[str, str
     """
     with api_of(sender, connection).repository(connection.full_name, permissions) as repository:
         yield repository
+
+
+# --- git ------------------------------------------------------------------------------------------------
+
+
+def git_credential(sender: Sender, repository_id: str, url: str) -> GitCredential | None:
+    """What the sender reads a repository's git with, and pushes results that no executor can.
+
+    A token that an App makes is kept in memory for most of its hour: polling would make one each time.
+
+    Raises:
+        TrainForgeError: the App's token cannot be had now.
+    """
+    if not _may_carry(url):
+        return None
+    connection = sender.store.connection(repository_id)
+    if connection is None:
+        secret = sender.settings.git_token.get_secret_value()
+        return _credential(secret, sender.settings.git_username) if secret else None
+    access = access_of(sender, connection)
+    if isinstance(access, TokenAccess):
+        return _credential(access.token)
+    kept = sender.minted.get(repository_id)
+    if kept is None or kept.expires - sender.now() < RENEW_S:
+        kept = GitHubApi(access, connection.api_url).mint(connection.full_name, WRITE)
+        sender.minted[repository_id] = kept
+    return _credential(kept.token)
+
+
+def job_credential(sender: Sender, repository_id: str, url: str) -> GitCredential | None:
+    """A token of its own for the machine that runs a job, where an App can make one; good for an hour."""
+    connection = sender.store.connection(repository_id)
+    if connection is None or connection.app_id is None or not _may_carry(url):
+        return None
+    made = api_of(sender, connection).mint(connection.full_name, WRITE)
+    return GitCredential(username=GIT_USER, password=made.token, expires=made.expires)
+
+
+def _credential(secret: str, username: str = "") -> GitCredential:
+    return GitCredential(username=username or GIT_USER, password=secret)
+
+
+def _may_carry(url: str) -> bool:
+    """No password goes over a network in the clear."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from trainforge.hooks.github_api import (
     Access,
     AppAccess,
     GitHubApi,
+    GitHubForbids,
     TokenAccess,
     check_api_url,
     check_name,
@@ -60,15 +61,17 @@ async def connect(sender: Sender, wanted: Wanted, *, by: str, actor: str) -> Git
     await actions.look(sender, connection.repository_id, "watch")
     findings: list[GitHubFinding] = []
     with sender.bell.listen(github_key(connection.repository_id), github_key("")) as listener:
+        before = await in_thread(_deliveries, sender, connection)
         made = await in_thread(_hook, sender, connection, wanted.hook)
         findings.append(made)
         if made.ok and wanted.hook:
             waited = 0.0
-            ping = await in_thread(_ping_seen, sender, connection)
+            old = {int(one["id"]) for one in before}
+            ping = await in_thread(_ping_seen, sender, connection, old)
             while ping is None and waited < PING_WAIT_S:
                 waited += LOOK_EVERY_S
                 await listener.wait(LOOK_EVERY_S)
-                ping = await in_thread(_ping_seen, sender, connection)
+                ping = await in_thread(_ping_seen, sender, connection, old)
             findings.append(ping or _no_ping(sender))
     return await in_thread(_report, sender, connection.repository_id, findings)
 
@@ -208,6 +211,8 @@ def _hook(sender: Sender, connection: Connection, wanted: bool) -> GitHubFinding
         if connection.app_id is not None:
             return _app_hook(sender, connection, url)
         return _own_hook(sender, connection, url)
+    except GitHubForbids as error:
+        return bad("webhook", error.message, diagnosis.token_hint(connection.api_url))
     except TrainForgeError as error:
         return refused("webhook", error)
 
@@ -258,8 +263,8 @@ def _app_hook(sender: Sender, connection: Connection, url: str) -> GitHubFinding
     return good("webhook", f"the App's goes to {url} now, with a new secret")
 
 
-def _ping_seen(sender: Sender, connection: Connection) -> GitHubFinding | None:
-    """That a ping has come since; or what GitHub says of one that has not."""
+def _ping_seen(sender: Sender, connection: Connection, old: Set[int]) -> GitHubFinding | None:
+    """That a ping has come since; or what GitHub says of one that has not. `old` are earlier deliveries."""
     now = find(sender, connection.repository_id)
     if connection.app_id is not None:
         app = sender.store.app(connection.app_id)
@@ -268,18 +273,25 @@ def _ping_seen(sender: Sender, connection: Connection) -> GitHubFinding | None:
     if now.pinged is not None and now.pinged >= connection.connected:
         took = max(0.0, now.pinged - connection.connected)
         return good("ping", f"GitHub's ping arrived after {took:.1f} s")
-    try:
-        with api_of(sender, now).repository(now.full_name, {}) as repository:
-            path = f"/repos/{now.full_name}/hooks/{now.hook_id}/deliveries?per_page=10"
-            _, sent = repository.requester.requestJsonAndCheck("GET", path)
-    except TrainForgeError:
-        return None
-    since = [one for one in sent if diagnosis.moment(one) >= connection.connected - 5]
-    pings = [one for one in since if one["event"] == "ping"]
+    sent = _deliveries(sender, now)
+    pings = [one for one in sent if one["event"] == "ping" and int(one["id"]) not in old]
     if not pings or diagnosis.arrived(pings[0]):
         return None
     words = f"GitHub's ping did not arrive: {diagnosis.answer_words(pings[0])}"
     return bad("ping", words, diagnosis.delivery_hint(sender, pings[0]))
+
+
+def _deliveries(sender: Sender, connection: Connection) -> list[dict[str, Any]]:
+    """The newest of the repository's own hook; none where they cannot be read."""
+    if connection.hook_id is None:
+        return []
+    path = f"/repos/{connection.full_name}/hooks/{connection.hook_id}/deliveries?per_page=10"
+    try:
+        with api_of(sender, connection).repository(connection.full_name, {}) as repository:
+            _, sent = repository.requester.requestJsonAndCheck("GET", path)
+    except TrainForgeError:
+        return []
+    return list(sent)
 
 
 def _no_ping(sender: Sender) -> GitHubFinding:

@@ -33,7 +33,7 @@ APP_EVENTS = (
 )  # fmt: skip
 HOOK_EVENTS = ("push", "create", "delete", "repository", "pull_request", "issue_comment")
 TOKEN_PERMISSIONS = {
-    "contents": "read",
+    "contents": "write",  # results that no executor can publish
     "pull_requests": "write",
     "repository_hooks": "write",
     "statuses": "write",
@@ -134,9 +134,8 @@ def _token_permissions(api: GitHubApi, name: str) -> GitHubFinding:
         try:
             with api.repository(name, {}) as repository:
                 repository.requester.requestJsonAndCheck(method, path, input=body)
-        except (GitHubForbids, NotFound) as error:
-            needs = error.needs if isinstance(error, GitHubForbids) else ""
-            lacks.append(permission_words(needs) if needs else _guess(path))
+        except (GitHubForbids, NotFound):
+            lacks.append(_needed(path))
         except GitHubRefuses:
             continue  # it may, and there is no such commit
         except TrainForgeError as error:
@@ -146,10 +145,11 @@ def _token_permissions(api: GitHubApi, name: str) -> GitHubFinding:
     return good("permissions", "the token may read pull requests and webhooks and write statuses")
 
 
-def _guess(path: str) -> str:
-    """What GitHub wants for an address, where its refusal does not say."""
-    named = {"hooks": "repository_hooks=write", "pulls": "pull_requests=write", "statuses": "statuses=write"}
-    return permission_words(named[path.split("/")[4].partition("?")[0]])
+def _needed(path: str) -> str:
+    """What is needed for an address in the end, which may be more than what was just asked for."""
+    named = {"hooks": "repository_hooks", "pulls": "pull_requests", "statuses": "statuses"}
+    name = named[path.split("/")[4].partition("?")[0]]
+    return permission_words(f"{name}={TOKEN_PERMISSIONS[name]}")
 
 
 def token_hint(api_url: str) -> str:

@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "sender": ("sender", "Run the sender, which turns pushes into jobs."),
         "direct": ("direct", "Train a commit without a sender."),
         "executor": ("executor", "Run an executor, which trains on this machine."),
+        "github": ("github", "Connect repositories of GitHub."),
         "hooks": ("hooks", "Let a bare git repository announce its pushes."),
         "login": ("login", "Use a sender from this machine."),
         "ci": ("ci", "Train from a workflow of GitHub Actions."),

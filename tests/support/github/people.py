@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from pathlib import Path
@@ -117,7 +118,7 @@ class People(Base):
         """Somebody agrees to an App that a form describes; where their browser is sent then."""
         hook = manifest.get("hook_attributes", {})
         app = self.add_app(
-            manifest["name"],
+            re.sub(r"[^a-z0-9]+", "-", manifest["name"].lower()),
             manifest["default_permissions"],
             manifest.get("default_events", []),
             hook.get("url", ""),
