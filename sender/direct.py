@@ -79,6 +79,7 @@ class Standing:
 
     endpoint: Endpoint
     here: bool = False
+    busy: bool = False  # with another run
     tried: bool = False
     why: str = ""
 
@@ -187,6 +188,11 @@ class DirectSender:
             self._ended.wait(0.1)
         return list(self.standing.values())
 
+    def wait_for_free(self, until: float) -> None:
+        """Where all that are there serve other runs: until one is free, or that moment (monotonic)."""
+        while time.monotonic() < until and not any(one.here for one in list(self.standing.values())):
+            self._ended.wait(0.5)
+
     def _settled(self, one: Standing) -> bool:
         if not one.here:
             return one.tried
@@ -239,6 +245,7 @@ class DirectSender:
                         task.add_done_callback(busy.discard)
             except (httpx2.HTTPError, httpx2.InvalidURL, TrainForgeError) as error:
                 one.here, one.why = False, str(error) or type(error).__name__
+                one.busy = isinstance(error, TrainForgeError) and error.code == "busy"
                 log.info("%s at %s: %s", one.endpoint.name, one.endpoint.public_url, one.why)
             except Exception as error:  # one executor's trouble must not be that of all
                 log.exception("serving %s", one.endpoint.name)

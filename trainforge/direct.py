@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def train(wanted: Direct, which: Commit, runner: Runner, asked: ci.Asked, *, onl
     with DirectSender(wanted) as sender:
         transport = httpx2.HTTPTransport(uds=str(sender.api))
         with Client(ADDRESS, sender.token, transport) as client:
-            _gather(sender, runner)
+            _gather(sender, runner, 0.0 if only_plan else asked.timeout)
             if only_plan:
                 answer = client.plan(only_plan, dict(asked.overrides), asked.executors)
                 runner.lines([plan_summary(answer, asked.manifest)])
@@ -117,10 +118,13 @@ def train(wanted: Direct, which: Commit, runner: Runner, asked: ci.Asked, *, onl
                 sender.wait_until_told()
 
 
-def _gather(sender: DirectSender, runner: Runner) -> None:
+def _gather(sender: DirectSender, runner: Runner, patience: float) -> None:
     runner.group("Executors")
     found = sender.wait_for_first()
     runner.lines(each(found))
+    if patience and any(one.busy for one in found) and not any(one.here for one in found):
+        runner.say("TrainForge: waiting until another run is over")
+        sender.wait_for_free(time.monotonic() + patience)
     runner.end_group()
     if not any(one.here for one in found):
         why = "; ".join(each(found)) or "none is announced on the branch trainforge-executors"
