@@ -1,0 +1,200 @@
+"""GitHub's API asked patiently, over real HTTP, by a token and by an App."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.github import GitHub, Repository, serving_github
+from trainforge.config.errors import NotFound, NotTrusted, TrainForgeError, Unreachable
+from trainforge.hooks.addresses import AddressRefused
+from trainforge.hooks.github_api import (
+    GITHUB,
+    AppAccess,
+    GitHubApi,
+    GitHubBusy,
+    GitHubForbids,
+    GitHubRefuses,
+    TokenAccess,
+    check_api_url,
+    check_name,
+    convert_manifest,
+    permission_words,
+    site_of,
+)
+
+
+@pytest.fixture(scope="module")
+def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
+    """One for all: each test has a repository of its own, and puts its switches back."""
+    with serving_github(tmp_path_factory.mktemp("github")) as made:
+        yield made
+
+
+@pytest.fixture
+def repo(github: GitHub, request: pytest.FixtureRequest) -> Iterator[Repository]:
+    name = request.node.name.partition("[")[0].replace("_", "-")[:60]
+    yield github.add_repository(f"ada/{name}-{next(github.numbers)}", private=True)
+    github.troubles.clear()
+    github.page_size = 0
+    github.rate.remaining = github.rate.limit
+
+
+def api(github: GitHub, *repositories: Repository, **permissions: str) -> GitHubApi:
+    return GitHubApi(TokenAccess(github.token("ada", *repositories, **permissions)), github.api)
+
+
+def ask(asked: GitHubApi, repo: Repository, path: str = "", method: str = "GET", **body: Any) -> Any:
+    with asked.repository(repo.full_name, {"metadata": "read"}) as repository:
+        address = f"/repos/{repo.full_name}{path}"
+        return repository.requester.requestJsonAndCheck(method, address, input=body or None)[1]
+
+
+def test_a_servers_error_is_outlived_and_a_comment_is_not_made_twice(
+    github: GitHub, repo: Repository
+) -> None:
+    writing = api(github, repo, issues="write", contents="read")
+    github.fail(502, times=2, method="GET", path=f"{repo.name}$")
+    assert ask(writing, repo)["id"] == repo.id
+    github.fail(502, method="POST", path="comments$")
+    before = len(github.requests)
+    with pytest.raises(Unreachable, match="status 502"):
+        ask(writing, repo, "/issues/1/comments", "POST", body="hello")
+    assert len(github.requests) == before + 1
+
+
+def test_a_short_wait_is_waited_and_a_long_one_told(github: GitHub, repo: Repository) -> None:
+    reading = api(github, repo)
+    github.slow_down(1)
+    begun = time.monotonic()
+    assert ask(reading, repo)["id"] == repo.id
+    assert time.monotonic() - begun >= 1
+    for status in (403, 429):
+        github.slow_down(90, status=status)
+        with pytest.raises(GitHubBusy) as caught:
+            ask(reading, repo)
+        assert 80 < caught.value.until - time.time() < 91
+        assert caught.value.exit_code == 7
+
+
+def test_a_used_up_limit_says_until_when(github: GitHub, repo: Repository) -> None:
+    reading = api(github, repo)
+    github.use_up_rate(600)
+    with pytest.raises(GitHubBusy) as caught:
+        ask(reading, repo)
+    assert 590 < caught.value.until - time.time() < 603
+
+
+def test_refusals_say_what_is_missing_and_never_the_token(github: GitHub, repo: Repository) -> None:
+    cases: list[tuple[GitHubApi, str, dict[str, Any], type[TrainForgeError], str]] = [
+        (api(github, repo), "/hooks", {}, GitHubForbids, "Webhooks: read"),
+        (GitHubApi(TokenAccess("ghp_wrong"), github.api), "", {}, NotTrusted, "github connect"),
+        (api(github, github.add_repository("ada/other")), "", {}, NotFound, "was given this repository"),
+        (
+            api(github, repo, statuses="write"),
+            f"/statuses/{'1' * 40}",
+            {"method": "POST", "state": "pending"},
+            GitHubRefuses,
+            "No commit found",
+        ),
+    ]
+    for asked, path, more, kind, words in cases:
+        with pytest.raises(kind) as caught:
+            ask(asked, repo, path, **more)
+        assert words in str(caught.value)
+        assert isinstance(asked.access, TokenAccess)
+        assert asked.access.token not in f"{caught.value!r} {caught.value}"
+        assert asked.access.token not in repr(asked.access)
+        assert caught.value.__suppress_context__ or caught.value.__cause__ is None
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        ask(GitHubApi(TokenAccess("x"), "http://127.0.0.1:9/api/v3"), repo)
+
+
+def test_lists_of_many_pages_are_read_to_the_end(github: GitHub, repo: Repository) -> None:
+    reading = api(github, repo, repository_hooks="write")
+    for number in range(5):
+        config = {"url": f"http://127.0.0.1:9/{number}", "content_type": "json"}
+        ask(reading, repo, "/hooks", "POST", name="web", config=config, events=["push"])
+    github.page_size = 2
+    with reading.repository(repo.full_name, {}) as repository:
+        assert [hook.config["url"][-1] for hook in repository.get_hooks()] == list("01234")
+
+
+def test_a_renamed_repository_is_found_by_its_old_name(github: GitHub, repo: Repository) -> None:
+    reading, old = api(github, repo), repo.full_name
+    github.rename(repo, f"{repo.name}-new")
+    with reading.repository(old, {}) as repository:
+        assert repository.requester.requestJsonAndCheck("GET", f"/repos/{old}")[1]["id"] == repo.id
+
+
+def test_an_app_asks_by_a_token_for_one_repository_that_it_gives_back(
+    github: GitHub, repo: Repository
+) -> None:
+    app = github.add_app("trainforge", {"statuses": "write", "metadata": "read"}, ["push"])
+    asked = GitHubApi(AppAccess(app.id, app.private_key), github.api)
+    with pytest.raises(NotFound):
+        ask(asked, repo)
+    other = github.add_repository("ada/beside")
+    one = github.install(app, "ada", repo, other)
+    with asked.repository(repo.full_name, {"statuses": "write"}) as repository:
+        (token,) = [token for token in github.tokens.values() if token.installation == one.id]
+        assert (token.repositories, token.permissions) == ({repo.id}, {"statuses": "write"})
+        assert not token.revoked
+        repository.requester.requestJsonAndCheck("GET", f"/repos/{repo.full_name}")
+    assert token.revoked
+    with (
+        pytest.raises(GitHubRefuses, match="not granted"),
+        asked.repository(repo.full_name, {"checks": "write"}),
+    ):
+        pass
+    # Also after an error, and where giving it back fails.
+    github.fail(500, times=9, method="DELETE")
+    with pytest.raises(ZeroDivisionError), asked.repository(repo.full_name, {"metadata": "read"}):
+        raise ZeroDivisionError
+    assert app.private_key not in repr(asked.access)
+
+
+def test_a_code_makes_an_app_once(github: GitHub) -> None:
+    manifest = {"name": "made", "default_permissions": {"checks": "write"}, "redirect_url": "http://x/"}
+    code = github.post_manifest(manifest, "state").partition("code=")[2].partition("&")[0]
+    made = convert_manifest(code, github.api)
+    assert made["pem"].startswith("-----BEGIN RSA PRIVATE KEY")
+    for wrong in (code, "../../x", ""):
+        with pytest.raises(NotFound):
+            convert_manifest(wrong, github.api)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "ada", "a/b/c", "../x", "ada/..", "ada/x.git", "-a/b", "a/b c", "ada/x?y"]
+)
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(AddressRefused):
+        check_name(name)
+
+
+def test_addresses_and_words() -> None:
+    assert check_api_url("https://github.example.org/api/v3/") == "https://github.example.org/api/v3"
+    assert site_of(GITHUB) == "https://github.com"
+    assert site_of("https://github.example.org/api/v3") == "https://github.example.org"
+    for wrong in ("ssh://git@x/y", "http://github.example.org/api/v3", "https://u:p@x/api"):
+        with pytest.raises(AddressRefused):
+            check_api_url(wrong)
+    assert permission_words("issues=write; pull_requests=write") == (
+        "Issues: read and write or Pull requests: read and write"
+    )
+    assert permission_words("odd_one=read") == "Odd one: read"
+
+
+def test_it_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
+    import subprocess  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    program = "import sys, trainforge.sender.app, trainforge.cli; print('github' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.strip() == "False"
