@@ -255,8 +255,10 @@ def _check_entry(manifest: Manifest, files: Mapping[str, Any], ask: BundleAsk) -
         if path and str(PurePosixPath(training.working_dir, path)) not in files:
             suffix = PurePosixPath(path).suffix
             there = sorted(name for name in files if suffix and name.endswith(suffix))[:5]
-            found = f"the ZIP has {', '.join(show(name) for name in there)}" if there else "leave it empty"
-            raise MessageInvalid(f"{key}: there is no {show(path)} in the ZIP", hint=found)
+            hint = f"the ZIP has {', '.join(show(name) for name in there)}; " if there else ""
+            raise MessageInvalid(
+                f"{key}: there is no {show(path)} in the ZIP", hint=f"{hint}name another in {key}"
+            )
 
 
 def _message(upload: Upload, manifest: Manifest, notes: Sequence[str]) -> str:
