@@ -211,7 +211,7 @@ class Environment(Section):
     ] = None
     dockerfile: Annotated[
         RelativePath | None,
-        now("Builds the container image, from this file of the commit below its folder.", "Dockerfile"),
+        now("Builds the container image, with the working directory as its context.", "Dockerfile"),
     ] = None
     volumes: Annotated[
         Annotated[list[Volume], Field(max_length=32)],
