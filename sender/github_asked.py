@@ -178,9 +178,10 @@ def _approve(sender: Sender, pull: RowMapping, paths: Sequence[str], order: Orde
     Raises:
         Conflict: its results would go elsewhere than this repository's do. GitError: as git says.
     """
+    known = {RESULTS_BRANCH, *sender.store.results_branches(pull["repository_id"])}
     for file in _files(sender, pull):
         own = file.manifest.results.branch if file.manifest is not None else RESULTS_BRANCH
-        if file.path in paths and own not in sender.store.results_branches(pull["repository_id"]):
+        if file.path in paths and own not in known:
             raise Conflict(
                 f"{file.path} of the fork names {own} as its results branch",
                 hint="results of forks go where this repository's own go",
