@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import secrets
@@ -33,7 +34,6 @@ KINDS = {
 }
 LEASES = "leases"
 WAIT_S = 0.1
-HOLDS = "environment.key"  # in a node's folder, see `kept_environments`
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-z_]{8}|gone)")  # what an entry is made in, before it is one
 
 
@@ -45,6 +45,7 @@ class Entry:
     path: Path
     used: float = 0.0
     size: int = 0
+    name: str = ""  # for people
 
 
 def lock_of(path: Path) -> Path:
@@ -93,7 +94,6 @@ def leased(data_dir: Path) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for node in _folders(data_dir / "nodes"):
         lines = {*_lines(node / LEASES)}
-        lines |= {str(data_dir / KINDS["environments"] / key) for key in _lines(node / HOLDS)}
         for line in lines:
             found.setdefault(Path(line), []).append(node.name.partition(".")[0])
     return found
@@ -119,8 +119,17 @@ def entries(data_dir: Path, known: Mapping[Path, Entry] | None = None) -> list[E
             used = max(_changed(path), _changed(lock_of(path)))
             old = (known or {}).get(path)
             size = old.size if old and old.used == used else size_of(path)
-            found.append(Entry(kind, path, used, size))
+            found.append(Entry(kind, path, used, size, _name(path)))
     return found
+
+
+def _name(path: Path) -> str:
+    """Data are called as their first job called them."""
+    if path.name.startswith("part-"):
+        return "a download under way"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((path / "entry.json").read_bytes())["name"])
+    return path.name[:12]
 
 
 def halves(data_dir: Path) -> list[tuple[Path, Path]]:

@@ -43,6 +43,19 @@ class Freed:
     def size(self) -> int:
         return sum(entry.size for entry in self.removed)
 
+    def told(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "freed_bytes": self.size,
+            "removed": [_told(entry) for entry in self.removed],
+            "in_use": [_told(entry) | {"jobs": jobs} for entry, jobs in self.in_use],
+        }
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    about = {"kind": entry.kind, "name": entry.name, "path": str(entry.path)}
+    return about | {"bytes": entry.size, "used": entry.used}
+
 
 def clean(data_dir: Path, *, older_than: float = 0.0, dry_run: bool = False) -> Freed:
     """Remove all that is kept for later jobs and has not been used for `older_than` seconds."""
@@ -51,7 +64,7 @@ def clean(data_dir: Path, *, older_than: float = 0.0, dry_run: bool = False) -> 
     for half, whole in budget.halves(data_dir):
         size = budget.size_of(half)
         if dry_run or budget.remove_half(half, whole):
-            freed.removed.append(Entry("unfinished", half, size=size))
+            freed.removed.append(Entry("unfinished", half, size=size, name=whole.name[:12]))
     for entry in sorted(budget.entries(data_dir), key=lambda entry: (entry.kind, entry.used)):
         if entry.used > before and older_than:
             continue
@@ -105,14 +118,18 @@ class Housekeeper:
         Raises:
             NodeFailed: `disk_full`, it does not fit.
         """
+
+        def lack() -> int:
+            over = self._over() + size if self.settings.disk_budget_gb else 0
+            return max(self._lacks() + size, over)
+
         with self._lock:
-            self._make_room(lambda: self._lacks() + size)
-            self._make_room(lambda: self._over() + size if self.settings.disk_budget_gb else 0)
-            lack = self._lacks() + size
-        if lack > 0:
+            self._make_room(lack)
+            needed = lack()
+        if needed > 0:
             raise NodeFailed(
-                f"{what} of {size / 1e6:,.1f} MB would leave less than disk_low free: "
-                f"{lack / 1e6:,.1f} MB more are needed on {self.data_dir}",
+                f"{what} of {size / 1e6:,.1f} MB does not fit on this machine: by disk_low or disk_budget_gb "
+                f"{needed / 1e6:,.1f} MB more would have to be free below {self.data_dir}",
                 code="disk_full",
             )
 
