@@ -131,6 +131,12 @@ class DirectSender:
         wanted.key.save(data_dir / CURRENT)
         settings = SenderSettings(
             data_dir=data_dir,
+            # Whatever the environment says of a sender that stays is not this one's.
+            database_url="",
+            public_url="",
+            repositories=[],
+            workflows={},
+            notify={},
             git_username=wanted.git_username,
             git_token=SecretStr(wanted.git_token),
             allow_private_endpoints=wanted.allow_private,
