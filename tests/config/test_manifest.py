@@ -160,7 +160,7 @@ def test_every_key() -> None:
 def test_inactive_names_what_is_used_and_has_no_effect_yet() -> None:
     assert parse_manifest(EVERYTHING).inactive() == [
         "artifacts.store",
-        "distributed.transport", 
+        "distributed.transport",
     ]  # fmt: skip
 
 
