@@ -229,7 +229,8 @@ class Environment(Section):
     @property
     def contained(self) -> bool:
         """Whether it trains in a container by its own wish."""
-        return "container" in (self.mode, self.isolation) or bool(self.image or self.dockerfile)
+        named = self.image or self.dockerfile or self.volumes
+        return "container" in (self.mode, self.isolation) or bool(named)
 
 
 class Strategy(Section):

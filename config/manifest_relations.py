@@ -202,10 +202,6 @@ def _container(environment: Environment) -> Iterator[Fault]:
                 yield Fault(
                     ("environment", key), message, "try mode: container", (*about, ("environment", key))
                 )
-    elif environment.volumes and not environment.contained:
-        volumes = ("environment", "volumes")
-        message = "environment.volumes: only containers have volumes"
-        yield Fault(volumes, message, "name an image, or mode: container", (*about, volumes))
 
 
 def _direction(metrics: Metrics) -> Iterator[Fault]:
