@@ -14,7 +14,7 @@ CUT = "\n\nThere is more than GitHub would take; the job's page has it all."
 
 def flat(text: str, limit: int) -> str:
     """One line of at most so many characters, without control characters; for fields that are no Markdown."""
-    line = " ".join(_CONTROL.sub(" ", text).split())
+    line = " ".join(_CONTROL.sub(" ", text[: 20 * limit]).split())  # nobody looks at megabytes for a line
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
