@@ -32,6 +32,7 @@ _COMPARED = _ENCRYPTED | _DESCRIBED | _PATCH | _UTF8
 _ZIP64, _UNICODE_PATH = 0x0001, 0x7075
 _STORED, _DEFLATED = 0, 8
 _METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ"}
+_NEWEST = 63  # the version of PKWARE's that others read
 _DEFLATE_MOST = 1040  # no deflate stream unpacks to more than 1032 times its size
 _AGAIN = "make the ZIP again"
 
@@ -46,7 +47,7 @@ class Limits:
     directory_bytes: int = 8 * 2**20
     ratio: int = 200
     ratio_from: int = 64 * 2**20  # small archives of very regular text may pack better
-    seconds: float = 120.0
+    seconds: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -332,7 +333,7 @@ def _fits(tail: bytes, at: int) -> bool:
 
 
 def _central(said: tuple[int, ...], raw: bytes, packed_extra: bytes) -> _Entry:
-    _, made_by, _, flags, method, _, _, crc, packed, size, _, _, _, disk, _, outer, offset = said
+    _, made_by, needed, flags, method, _, _, crc, packed, size, _, _, _, disk, _, outer, offset = said
     extra = _extras(packed_extra, raw)
     path = read_name(raw)
     _check_unicode_path(raw, extra)
@@ -342,8 +343,8 @@ def _central(said: tuple[int, ...], raw: bytes, packed_extra: bytes) -> _Entry:
         raise BundleRefused("bundle_malformed", "the ZIP is split over several files", "make one of it")
     if flags & (_ENCRYPTED | _PATCH):
         raise BundleRefused("bundle_encrypted", f"{show(path)} is encrypted", "zip it without a password")
-    if method not in {_STORED, _DEFLATED}:
-        words = f"{show(path)} is packed with {_METHODS.get(method, f'method {method}')}"
+    if method not in {_STORED, _DEFLATED} or needed & 0xFF > _NEWEST:
+        words = f"{show(path)} is packed with {_METHODS.get(method, f'method {method} of {needed}')}"
         raise BundleRefused("bundle_compression", words, "zip it with the usual method, deflate")
     mode = outer >> 16
     unix = made_by >> 8 in {3, 19}

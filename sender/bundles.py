@@ -135,6 +135,7 @@ def store(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> Sto
     """
     choose_executors(sender, ask.executors)
     bundle = Bundle(upload.file)
+    sender.disk.refuse_without(sum(member.packed for member in bundle.files))
     arranged = arrange(bundle.files, (ask.main_entry, ask.requirements_file))
     files: dict[str, Member | bytes] = dict(arranged.files)
     notes = list(arranged.notes)

@@ -73,6 +73,11 @@ class Disk:
         if self.low:
             raise self.refusal()
 
+    def refuse_without(self, size: int) -> None:
+        """Raises StorageFull where the disk would be low with so many bytes more."""
+        if self._mark and (words := disk.low(self._folder, self._mark + size)):
+            raise StorageFull(f"there is no room for that much: {words}", hint="free space on that disk")
+
     def refusal(self) -> StorageFull:
         return StorageFull(f"this sender takes nothing new: {self._low}", hint="free space on that disk")
 

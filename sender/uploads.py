@@ -53,6 +53,8 @@ async def receive(
     sender: Sender = request.app.state.sender
     reader = _Reader(request.headers.get("content-type", ""), limit, before_file)
     await refuse_announced(request, limit + 2 * MAX_FIELD_BYTES)
+    announced = request.headers.get("content-length", "")
+    sender.disk.refuse_without(int(announced) if announced.isdigit() else 0)
     folder = sender.data_dir / "uploads"
     folder.mkdir(mode=0o700, exist_ok=True)
     file = await in_thread(lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - the caller's to close

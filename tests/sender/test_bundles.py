@@ -190,19 +190,25 @@ def test_what_is_too_large_is_refused_before_it_is_read_and_when_it_turns_out(tm
         _send_too_much(site)
 
 
-def _send_too_much(site: Web) -> None:
+def announced(site: Web, size: int) -> tuple[int, str]:
+    """Status and code of what is said to an upload of that size, of which nothing is sent."""
     address = urlsplit(site.url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
     connection.putrequest("POST", "/api/jobs")
     for name, value in {
-        "Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(10**10),
+        "Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(size),
         "Expect": "100-continue", **site.bearer,
     }.items():  # fmt: skip
         connection.putheader(name, value)
     connection.endheaders()
     answer = connection.getresponse()
-    assert (answer.status, json.loads(answer.read())["code"]) == (413, "too_large")
+    code = json.loads(answer.read())["code"]
     connection.close()
+    return answer.status, code
+
+
+def _send_too_much(site: Web) -> None:
+    assert announced(site, 10**10) == (413, "too_large")
     long = part("file", b"x" * 5000, '; filename="a.zip"')
 
     def pieces() -> Any:
@@ -228,6 +234,12 @@ def test_an_upload_ends_when_the_disk_gets_low_meanwhile(site: Web, monkeypatch:
     assert (answer.status_code, answer.json()["code"]) == (503, "disk_full")
     monkeypatch.undo()
     left_nothing(site)
+
+
+def test_an_upload_that_the_disk_has_no_room_for_is_refused_at_its_announcement(tmp_path: Path) -> None:
+    with web(tmp_path, disk_low=1, max_bundle=2**60) as site:
+        assert announced(site, 2**59) == (503, "disk_full")
+        assert not (site.sender.data_dir / "uploads").exists()
 
 
 def test_an_access_token_may_be_a_password_but_not_a_browsers(site: Web) -> None:
