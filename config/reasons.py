@@ -53,7 +53,10 @@ REASONS: dict[str, Reason] = {
     "gpu_unavailable": Reason(
         "a GPU that the job was given cannot be used", "look at the GPU named on that machine", "elsewhere"
     ),
-    "data_failed": Reason("the training data could not be prepared", "check the URL, `sha256`, `ref` and `credentials` under data"),
+    "data_failed": Reason(
+        "the training data could not be prepared",
+        "check the URL, `sha256`, `ref` and `credentials` under data",
+    ),
     "rendezvous_unreachable": Reason(
         "the nodes cannot reach each other", "open the port between the machines named", "later"
     ),

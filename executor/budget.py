@@ -34,6 +34,7 @@ KINDS = {
 }
 LEASES = "leases"
 WAIT_S = 0.1
+MAKING_S = 600.0
 _ASIDE = re.compile(r"\.(?P<name>.+)\.(?:[0-9a-z_]{8}|gone)")  # what an entry is made in, before it is one
 
 
@@ -133,11 +134,15 @@ def _name(path: Path) -> str:
 
 
 def halves(data_dir: Path) -> list[tuple[Path, Path]]:
-    """What was being made or removed when something was killed, each with the entry whose lock it needs."""
-    found = []
-    for below in KINDS.values():
+    """What was being made or removed when something was killed, each with the entry whose lock it needs.
+
+    git's repositories are made without that lock, and in less than `MAKING_S`.
+    """
+    found, young = [], time.time() - MAKING_S
+    for kind, below in KINDS.items():
         for path in _folders(data_dir / below):
-            if match := _ASIDE.fullmatch(path.name):
+            match = _ASIDE.fullmatch(path.name)
+            if match and (kind in {"data", "environments"} or _changed(path) < young):
                 found.append((path, path.with_name(match["name"])))
     return found
 

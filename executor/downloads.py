@@ -160,7 +160,7 @@ def _digest(path: Path, check: Callable[[], None]) -> hashlib._Hash:
 
 def _take(stream: Stream, descriptor: int, part: Path, digest: hashlib._Hash, trip: Trip) -> int:
     """Write and digest what comes; gives the file's size."""
-    size, unsafe, last = stream.offset, 0, time.monotonic()
+    size, unsafe, last = stream.offset, 0, 0.0  # the first block is made safe at once
     total = trip.total if trip.total >= 0 else stream.size
     try:
         for block in stream.blocks:

@@ -82,7 +82,10 @@ def test_other_content_is_refused_and_not_kept(server: FileServer, tmp_path: Pat
     assert budget.entries(tmp_path) == []
 
 
-def test_a_file_that_stops_half_way_is_gone_on_with(server: FileServer, tmp_path: Path) -> None:
+def test_a_file_that_stops_half_way_is_gone_on_with(
+    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "TELL_S", 0)
     content = os.urandom(4 * MIB)
     server.files["/big"], server.stops["/big"] = content, [MIB, 3 * MIB]
     job = Job(tmp_path)
@@ -90,6 +93,7 @@ def test_a_file_that_stops_half_way_is_gone_on_with(server: FileServer, tmp_path
     ranges = [headers.get("Range", "") for headers in server.asked_for("/big")]
     assert ranges == ["", f"bytes={MIB}-", f"bytes={3 * MIB}-"]
     assert any("waiting to go on" in words for words in job.told)
+    assert any("big: 4.2 MB of 4.2 MB, " in words for words in job.told)
 
 
 def test_a_file_that_changes_half_way_begins_anew(server: FileServer, tmp_path: Path) -> None:
