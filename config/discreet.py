@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from trainforge.config.redact import MASK, Redactor
 
-# tfp_ people, tfj_ joining, tfg_ git; a proof or password in a header; user and password in a URL.
+# tfp_ people, tfj_ joining, tfg_ git; GitHub's; a proof or password in a header; user and password in a URL.
 _TOKENS = re.compile(
-    r"\btf[pjg]_[A-Za-z0-9_-]{16,}"
+    r"\btf[pjg]_[A-Za-z0-9_-]{16,}|\b(?:gh[opusr]|github_pat)_[A-Za-z0-9_]{16,}"
     r"|(?<=Bearer )[A-Za-z0-9._~+/=-]{8,}|(?<=Basic )[A-Za-z0-9+/=]{8,}|(?<=TF-Proof )[A-Za-z0-9._-]{8,}"
     r"|(?<=://)[^\s/@'\"<>]{1,512}(?=@)"
 )

@@ -17,7 +17,15 @@ from trainforge.config.errors import NotFound
 from trainforge.config.failpoints import failpoint
 from trainforge.hooks import forges, github
 from trainforge.hooks.github import PushHint
-from trainforge.hooks.github_deliveries import Delivery, Moved, Other, RefMoved, parse_delivery
+from trainforge.hooks.github_deliveries import (
+    Delivery,
+    Moved,
+    Other,
+    RefMoved,
+    RepositoryDispatch,
+    WorkflowDispatch,
+    parse_delivery,
+)
 from trainforge.sender import actions, github_events, github_hooks
 from trainforge.sender.context import Sender
 from trainforge.sender.github_hooks import Source, github_key
@@ -27,6 +35,7 @@ from trainforge.sender.strangers import strangers
 
 log = logging.getLogger(__name__)
 LOOK_TIMEOUT_S = 4.0  # the pusher waits for the hook's lines
+LOOKED = RefMoved | Moved | WorkflowDispatch | RepositoryDispatch  # after which the refs are read
 UNKNOWN = "this repository is not watched here"
 
 
@@ -45,7 +54,7 @@ async def on_github(request: Request) -> Response:
         return await _on_push(sender, repo, delivery, delivery.about)
     status, answer = await asyncio.to_thread(_note, sender, source, repo, delivery)
     sender.bell.ring(github_key(repo.id if repo else ""))
-    if repo is not None and isinstance(delivery.about, RefMoved | Moved) and status != "known":
+    if repo is not None and isinstance(delivery.about, LOOKED) and status != "known":
         sender.spawn(_look_after_answer(sender, repo.id))
     return JSONResponse({"status": status, "reason": answer}, 202)
 
@@ -60,7 +69,7 @@ def _note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery)
         words = "" if delivery.event == "ping" else github_events.IGNORED
     elif repo is None and delivery.repository is not None:
         words = UNKNOWN
-    elif isinstance(about, RefMoved):
+    elif isinstance(about, RefMoved | WorkflowDispatch | RepositoryDispatch):
         words = ""
     else:
         words = github_hooks.note(sender, source, repo, delivery)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainforge.config.views import GitHubReport
 
 APP_WAIT_S = 900.0
-LOOK_EVERY_S = 3.0
+LOOK_EVERY_S = 1.0
 TOKEN_VARIABLE = "TRAINFORGE_GITHUB_TOKEN"  # noqa: S105 - a name
 API_HELP = "Where the API is, for a GitHub Enterprise Server: https://HOST/api/v3."
 
@@ -42,9 +42,9 @@ def connect(
     """Connect a repository: watch it, set up its webhook, and see GitHub's ping arrive.
 
     By a fine-grained personal access token, asked for or read from standard input or from the variable
-    TRAINFORGE_GITHUB_TOKEN, which needs, for this one repository: Contents: read and write, Webhooks: read and write,
-    Commit statuses: read and write, Pull requests: read and write. Or with --app as a GitHub App, whose
-    tokens are made for each need and given back. Connecting again sets a new secret for the webhook.
+    TRAINFORGE_GITHUB_TOKEN, which needs, for this one repository: Contents, Webhooks, Commit statuses and
+    Pull requests, each read and write. Or with --app as a GitHub App, whose tokens are made for each need and
+    given back. Connecting again sets a new secret for the webhook.
     """
     from trainforge.client import Client
 
@@ -178,7 +178,7 @@ def _lines(report: GitHubReport) -> None:
     one = report.connection
     click.secho(f"{one.full_name} as {one.repository}", bold=True)
     for finding in report.findings:
-        mark = click.style("ok", fg="green") if finding.ok else click.style("missing", fg="red")
-        click.echo(f"  {mark:<7}  {finding.what}: {finding.says}")
+        word, colour = ("ok", "green") if finding.ok else ("missing", "red")
+        click.echo(f"  {click.style(word.ljust(7), fg=colour)}  {finding.what}: {finding.says}")
         if finding.hint and not finding.ok:
             click.echo(f"           {finding.hint}")
