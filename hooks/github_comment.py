@@ -97,7 +97,7 @@ def _manifest(manifest: PlannedManifest, plan: PullPlan) -> list[Sequence[str]]:
     shape = f" of {flat(manifest.shape, _SHOWN)}" if manifest.shape else ""
     where = ", ".join(code(name, 80) for name in manifest.where[:20])
     took = f"about {manifest.took} by past jobs" if manifest.took else "no past job says how long"
-    places = f"would run now on {where}" if where else "no machines fit now"
+    places = f"would run now on {where}" if where else "would have to wait now"
     lines: list[Sequence[str]] = [[f"{title}: {jobs}{shape} {places}; {took}."]]
     if not where:
         lines.append(

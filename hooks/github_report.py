@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from trainforge.config.gates import BaseResult, Verdict, change, missed
+from trainforge.config.gates import BaseResult, Verdict, change, missed, number
 from trainforge.config.messages import OUTCOMES
 from trainforge.config.result import fenced, show
 from trainforge.hooks.github_text import code, flat, joined, link
@@ -229,14 +229,18 @@ def metric_rows(metrics: Mapping[str, Any], base: BaseResult | None) -> list[str
     if base is not None:
         lines = [f"| metric | value | {code(base.branch, 80)} | change |", "|---|---:|---:|---:|"]
     for name, value in named[:MOST_METRICS]:
-        row = f"| {code(name, 100)} | {code(show(value), 60)} |"
+        row = f"| {code(name, 100)} | {_figure(value)} |"
         if base is not None:
             before = base.metrics.get(name)
-            shown = code(show(before), 60) if before is not None else ""
+            shown = _figure(before) if before is not None else ""
             row += f" {shown} | {change(value, before)} |"
         lines.append(row)
     more = len(named) - MOST_METRICS
     return [*lines, "", f"and {more} more metrics"] if more > 0 else lines
+
+
+def _figure(value: Any) -> str:
+    return show(value) if number(value) is not None else code(show(value), 60)
 
 
 def _phases(report: Report) -> list[str]:

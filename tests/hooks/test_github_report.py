@@ -64,7 +64,7 @@ def test_from_pending_to_the_end() -> None:
     assert (told["status"], told["conclusion"]) == ("completed", "success")
     assert told["completed_at"] == "2026-11-18T11:06:53Z"
     assert told["output"]["title"] == "completed in 12 s, gate passed"
-    assert "| <code>acc</code> | <code>0&#46;95</code> | <code>0&#46;9</code> | +0.05 |" in summary(done)
+    assert "| <code>acc</code> | 0.95 | 0.9 | +0.05 |" in summary(done)
     assert "| training | 9 s |" in summary(done)
     assert "progress" not in summary(done)
     assert status(done)["target_url"].endswith("/jobs/x")

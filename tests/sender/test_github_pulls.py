@@ -64,7 +64,7 @@ def test_one_comment_has_the_plan_and_then_the_results(site: Hub) -> None:
     number = opened(site)
     (planned,) = ours(site)
     assert "| <code>training&#46;params&#46;lr</code> |  | <code>0&#46;2</code> |" in planned
-    assert "no machines fit now; about 12 s by past jobs" in planned
+    assert "would have to wait now; about 12 s by past jobs" in planned
     site.look()
     Teller(site.sender).look()
     assert len(site.github.asked("PATCH", "issues/comments")) == 0, "nothing has changed"
@@ -72,7 +72,7 @@ def test_one_comment_has_the_plan_and_then_the_results(site: Hub) -> None:
     site.change(job, state="completed", metrics={"accuracy": 0.95, "loss": 0.25})
     site.look()
     (told,) = ours(site)
-    assert "| <code>loss</code> | <code>0&#46;25</code> | <code>0&#46;5</code> | -0.25 |" in told
+    assert "| <code>loss</code> | 0.25 | 0.5 | -0.25 |" in told
     assert "✅" in told
     assert "plan for" in told
 
