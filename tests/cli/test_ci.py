@@ -16,6 +16,7 @@ from support.oidc import BEARER, Issuer, issuer, workflow
 from support.web import COMMIT, Web, web
 from trainforge import ci
 from trainforge.ci_summary import chart, text
+from trainforge.cli import run
 from trainforge.client import Client
 from trainforge.config.errors import Forbidden, SettingsError, Unreachable
 from trainforge.config.gates import Verdict
@@ -138,6 +139,19 @@ def test_a_run_proves_itself_and_is_told_what_it_lacks(site: Web, github: Issuer
     other = github.environment | {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": BEARER[::-1]}
     with pytest.raises(Unreachable, match="gives no token"):
         Step(tmp_path, **other).id_token(site.url)
+
+
+def test_a_refusal_is_one_annotation_and_nothing_besides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert run(["ci", "--mode", "plan", "--sender-url", ""]) == 2
+    assert run(["ci", "--timeout", "never\n::set-env name=A::b"]) == 2
+    said = capsys.readouterr()
+    assert said.err == ""
+    plan, time = said.out.splitlines()
+    assert plan.startswith("::error title=TrainForge::mode: plan needs sender-url")
+    assert time.startswith("::error title=TrainForge::timeout: ")
 
 
 def test_a_gate_that_is_missed_is_not_well(site: Web) -> None:

@@ -98,8 +98,8 @@ def ci(  # noqa: PLR0917 - click passes by name
         )
         return _begin(mode, sender_url, asked, runner)
     except TrainForgeError as error:
-        annotate(runner, error)
-        raise
+        annotate(runner, error)  # and nothing besides: a runner reads both streams for commands
+        return error.exit_code
 
 
 def read_seconds(text: str) -> float:
