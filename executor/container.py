@@ -29,6 +29,7 @@ class Image:
     digest: str = ""
     path: str = ""  # the image's own PATH
     version: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True)

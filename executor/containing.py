@@ -89,7 +89,7 @@ def told(folder: Path) -> dict[str, Any]:
 def forbidden(source: Path, data_dir: Path) -> str:
     """Why a folder is never shown to a job, whatever the policy says; empty where nothing is against it."""
     real, ours = source.resolve(), data_dir.resolve()
-    machines = (Path("/proc"), Path("/sys"), Path("/dev"), *(run.resolve() for run in BELOW_RUN))
+    machines = (*(Path(name) for name in ("/proc", "/sys", "/dev")), *BELOW_RUN)
     if real != source:
         return f"leads to {real}: name that folder"
     if not real.is_dir():

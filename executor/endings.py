@@ -15,6 +15,7 @@ from trainforge.executor.supervise import Exit
 TAIL_BYTES = 64 * 1024
 TAIL_LINES = 40
 TEXT_LIMIT = 8000
+ENGINE_FAILED = 125  # how Docker and Podman tell that it was not the program
 _ROOT_CAUSE = re.compile(
     r"Root Cause.*?^\s*rank\s*:\s*(\d+).*?^\s*exitcode\s*:\s*(-?\d+)", re.DOTALL | re.MULTILINE
 )
@@ -73,6 +74,7 @@ def ended(
     world_size: int,
     least_world: int | None = None,
     run_timeout: float | None,
+    contained: bool = False,
 ) -> Ended:
     """The node's `ended` record. What was asked for comes before what was found."""
     code, rank = root_cause(done, words)
@@ -80,6 +82,10 @@ def ended(
     asked = _asked(done, stop, run_timeout)
     if asked is not None:
         return Ended(exit_code=code, code=asked[0], reason=asked[1], world_size=reported)
+    if contained and code == ENGINE_FAILED and not ranks:
+        said = words.launcher.splitlines()[-1:] or ["the engine said nothing"]
+        reason = f"the container could not be started: {said[0][:500]}"
+        return _failed(code, "container_failed", reason, words.launcher, reported)
     if code != 0:
         tail = words.ranks.get(rank, "") if rank is not None else ""
         tail = tail or next(filter(None, words.ranks.values()), "") or words.launcher

@@ -84,15 +84,6 @@ class Engine:
             if found := self.call("ps", "-aq", "--no-trunc", "--filter", f"label={label}").split():
                 self.call("rm", "-f", *found)
 
-    def labelled(self) -> dict[str, str]:
-        """All containers of ours: id, and the node that they are of."""
-        form = '{{.ID}} {{.Label "%s"}}' % LABEL  # noqa: UP031 - braces
-        try:
-            rows = self.call("ps", "-a", "--no-trunc", "--filter", f"label={LABEL}", "--format", form)
-        except EngineFailed:
-            return {}
-        return dict(row.split(" ", 1) for row in rows.splitlines() if " " in row)
-
     def gpu_flags(self, gpus: Sequence[str]) -> list[str]:
         """Docker's own request, and for Podman the names of the Container Device Interface."""
         if not gpus:

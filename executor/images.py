@@ -83,6 +83,7 @@ class Images:
             digest=next(iter(about.get("RepoDigests") or []), ""),
             path=_own_path(about),
             version=inside.version,
+            engine=self.engine.words,
         )
         setup.say(f"image {name} is {image.digest or image.id}, with Python {inside.version}")
         return image, inside

@@ -311,14 +311,14 @@ class Walls:
         made: dict[str, Any] = {"level": chosen.level, "network": chosen.network}
         made["own_user"] = self.user is not None
         if self.contained and (image := containing.kept_image(self.folder)):
-            made |= {"engine": self.engine.words, "image": asdict(image)}
+            made["image"] = asdict(image)
         return made
 
     def words(self) -> str:
         """For the job's timeline and result."""
         parts = [f"isolation: {self.chosen.level}"]
         if self.contained and (image := containing.kept_image(self.folder)):
-            parts = [f"isolation: container ({self.engine.words}), {image.name}, {image.digest or image.id}"]
+            parts = [f"isolation: container ({image.engine}), {image.name}, {image.digest or image.id}"]
         if self.user is not None:
             parts.append("a user of its own")
         if not self.chosen.network:

@@ -128,4 +128,5 @@ class Watch:
             world_size=int(self.spec["world_size"]),
             least_world=int(self.spec["least_world"]),
             run_timeout=self.spec.get("timeout_s"),
+            contained=bool(self.spec.get("remove")),
         )

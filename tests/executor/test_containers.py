@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +20,10 @@ from support.scripts import UNTIL_TOLD
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
 from trainforge.config import messages as m
-from trainforge.executor import abilities, container
+from trainforge.executor import abilities, container, containing, endings
 from trainforge.executor.engine import environment as variables
 from trainforge.executor.engine import find
+from trainforge.executor.supervise import Exit
 
 BARE = (
     "project: {name: t}\ntraining: {script: train.py, launcher: python, env: {PLAIN: told-in-the-manifest}}\n"
@@ -79,7 +84,9 @@ except OSError as error:
 STUBBORN = (
     "import signal, time\nsignal.signal(15, signal.SIG_IGN)\nprint('begun', flush=True)\ntime.sleep(600)\n"
 )
-BUILT = "import pathlib\nprint('it says', pathlib.Path('/opt/said').read_text(), flush=True)\n"
+BUILT = (
+    "from pathlib import Path\nprint(Path('/opt/said').read_text(), Path('made').read_text(), flush=True)\n"
+)
 DOCKERFILE = f"FROM {engines.IMAGE}\nENV MADE=here\nRUN echo built > /opt-said\nCOPY said /opt/said\n"
 
 
@@ -90,7 +97,8 @@ def jobs(tmp_path: Path, seen: list[str], port: int) -> dict[str, Project]:
         name: Project(tmp_path / name, {"trainforge.yaml": BARE + IMAGE, "train.py": script})
         for name, script in scripts.items()
     }
-    built = {"trainforge.yaml": BARE + "environment: {dockerfile: Dockerfile, network: none}\n"}
+    set_up = BARE.replace("train.py,", "train.py, setup: ['echo $MADE, $PLAIN > made'],")
+    built = {"trainforge.yaml": set_up + "environment: {dockerfile: Dockerfile, network: none}\n"}
     built |= {"Dockerfile": DOCKERFILE, "said": "hello", "train.py": BUILT}
     for name in ("built", "again"):
         made[name] = Project(tmp_path / name, built)
@@ -107,7 +115,6 @@ def test_jobs_in_containers(double: SenderDouble, tmp_path: Path, engine: engine
         f"{chosen.data_dir}/key.json",
         "/var/run/docker.sock",
         "/root/.ssh",
-        "/work",
     ]
     made = jobs(tmp_path, seen, double.port)
     with running(chosen):
@@ -132,7 +139,7 @@ def test_jobs_in_containers(double: SenderDouble, tmp_path: Path, engine: engine
         for name in ("look", "hog"):
             assert ends[name]["cpu_s"] > 0 and ends[name]["peak_memory_bytes"] > 10**6
         assert "held at" in nodes["bomb"].text(0), story(nodes["bomb"])
-        assert nodes["built"].text(0).strip() == "it says hello"
+        assert nodes["built"].text(0).strip() == "hello here, told-in-the-manifest"
         nodes["again"] = run("again")
         assert ended(nodes["again"])["code"] == ""
         assert "is kept from before" in nodes["again"].text(-1)
@@ -151,10 +158,9 @@ def _check_inside(results: dict[str, str], engine: engines.TestEngine) -> None:
         assert set(about["caps"]) <= set("0\n") and (about["new"], about["seccomp"]) == ("1\n", "2\n")
         assert about["plain"] == "told-in-the-manifest"
     around = json.loads(named["environment.json"])
-    assert around["isolation"]["level"] == "container" and around["isolation"]["engine"].startswith(
-        engine.kind
-    )
-    assert around["isolation"]["image"]["id"].removeprefix("sha256:") in engine.run(
+    image = around["isolation"]["image"]
+    assert around["isolation"]["level"] == "container" and image["engine"].startswith(engine.kind)
+    assert image["id"].removeprefix("sha256:") in engine.run(
         "image", "inspect", engines.IMAGE, "--format", "{{.Id}}"
     )
 
@@ -197,8 +203,6 @@ def _check_records(engine: engines.TestEngine, folder: Path) -> None:
 
 
 def test_gpus_are_asked_of_the_engine(engine: engines.TestEngine, tmp_path: Path) -> None:
-    import os  # noqa: PLC0415
-
     found = find("docker" if engine.kind == "docker" else "podman", os.environ)
     view = container.View(
         name="trainforge-gpu", node="n", cwd=tmp_path, home=tmp_path, user=1, gpus=("GPU-1", "GPU-2")
@@ -214,3 +218,59 @@ def test_gpus_are_asked_of_the_engine(engine: engines.TestEngine, tmp_path: Path
     assert (asked["DeviceIDs"], asked["Capabilities"]) == (["GPU-1", "GPU-2"], [["gpu"]])
     engine.run("rm", "trainforge-gpu")
     assert "PATH" in variables(os.environ)
+
+
+DEAF = """\
+import os, signal, time
+signal.signal(15, lambda *_: os._exit(7))
+print('up', flush=True)
+time.sleep(100)
+"""
+UNLIKE = "import os, sys, time; time.sleep(100 * int(os.environ['N'])); sys.exit(3)"
+
+
+@pytest.mark.parametrize(
+    ("script", "starts", "sent", "code"),
+    [
+        ("import os; raise SystemExit(os.environ['N'] + os.environ['A'] != '4b')", [{"N": "4"}], 0, 0),
+        ("import os; os.kill(os.getpid(), 9)", [{}], 0, 137),
+        (UNLIKE, [{"N": "0"}, {"N": "1"}], 0, 3),
+        (DEAF, [{}], signal.SIGTERM, 7),
+    ],
+)
+def test_the_first_process_of_a_container(
+    tmp_path: Path, script: str, starts: list[dict[str, str]], sent: int, code: int
+) -> None:
+    argv, note = [sys.executable, "-I", "-S", "-c", script], tmp_path / "note"
+    told = {"argv": argv, "env": {"A": "b"}, "starts": starts, "note": str(note)}
+    program = [sys.executable, "-I", "-S", container.INIT]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.flush()
+        if sent:
+            assert process.stdout.readline() == b"up\n"
+            process.send_signal(sent)
+        assert process.wait(30) == code
+    assert json.loads(note.read_text())["cpu_s"] > 0
+
+
+def test_what_is_never_shown_to_a_container(tmp_path: Path) -> None:
+    data_dir = tmp_path / "executor"
+    for folder in (data_dir, tmp_path / "data", tmp_path / "plugs"):
+        folder.mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with socket.socket(socket.AF_UNIX) as plug:
+        plug.bind(str(tmp_path / "plugs" / "docker.sock"))
+    own = [tmp_path, data_dir, data_dir / "nodes", tmp_path / "link", tmp_path / "no", tmp_path / "plugs"]
+    for path in [*own, *map(Path, ("/", "/proc/1", "/sys", "/dev", "/run", "/var/run", "/var", "/run/user"))]:
+        assert containing.forbidden(path, data_dir), path
+    assert containing.forbidden(tmp_path / "data", data_dir) == ""
+
+
+def test_an_engine_that_cannot_start_it_is_named() -> None:
+    words = endings.Words("docker: Error response from daemon: could not select device driver.", {})
+    said = endings.ended(
+        Exit(125), words, stop=None, ranks=[], processes=1, world_size=1, run_timeout=None, contained=True
+    )
+    assert said.code == "container_failed" and "could not select device driver" in said.reason
