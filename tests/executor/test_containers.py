@@ -56,10 +56,10 @@ def writes(path):
 
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status"))
 rank = os.environ["RANK"]
+PLACES = ("/x", "/etc/x", "/shown/x", f"{out}/../x", "/home/job/x", f"/tmp/{rank}", "x", f"{out}/x")
 about = {
     "uid": os.getuid(), "python": sys.executable, "reached": reached, "home": os.environ["HOME"],
-    "writes": [path for path in ("/x", "/etc/x", f"{out}/../x", "/home/job/x", f"/tmp/{rank}", "x",
-                                 f"{out}/x") if writes(path)],
+    "writes": [path for path in PLACES if writes(path)], "shown": pathlib.Path("/shown/it").read_text(),
     "sees": [path for path in SEEN if os.path.exists(path)],
     "processes": sum(name.isdigit() for name in os.listdir("/proc")),
     "caps": status["CapEff"] + status["CapBnd"], "new": status["NoNewPrivs"], "seccomp": status["Seccomp"],
@@ -92,11 +92,14 @@ DOCKERFILE = f"FROM {engines.IMAGE}\nENV MADE=here\nRUN echo built > /opt-said\n
 
 def jobs(tmp_path: Path, seen: list[str], port: int) -> dict[str, Project]:
     look = LOOK.replace("SEEN", repr(seen)).replace("PORT", str(port))
-    scripts = {"look": look, "hog": HOG, "bomb": BOMB, "stubborn": STUBBORN}
+    scripts = {"hog": HOG, "bomb": BOMB, "stubborn": STUBBORN}
     made = {
         name: Project(tmp_path / name, {"trainforge.yaml": BARE + IMAGE, "train.py": script})
         for name, script in scripts.items()
     }
+    for name, folder in (("look", tmp_path / "shown"), ("refused", tmp_path)):
+        around = IMAGE.replace("}", f", volumes: ['{folder}:/shown']}}")
+        made[name] = Project(tmp_path / name, {"trainforge.yaml": BARE + around, "train.py": look})
     set_up = BARE.replace("train.py,", "train.py, setup: ['echo $MADE, $PLAIN > made'],")
     built = {"trainforge.yaml": set_up + "environment: {dockerfile: Dockerfile, network: none}\n"}
     built |= {"Dockerfile": DOCKERFILE, "said": "hello", "train.py": BUILT}
@@ -106,16 +109,14 @@ def jobs(tmp_path: Path, seen: list[str], port: int) -> dict[str, Project]:
 
 
 def test_jobs_in_containers(double: SenderDouble, tmp_path: Path, engine: engines.TestEngine) -> None:
-    chosen, executor = joined(
-        double, tmp_path / "m", container_engine=engine.kind, max_memory_gb=0.3, max_processes=50, max_jobs=5
-    )
     (tmp_path / "bait").write_text("x")
-    seen = [
-        str(tmp_path / "bait"),
-        f"{chosen.data_dir}/key.json",
-        "/var/run/docker.sock",
-        "/root/.ssh",
-    ]
+    (tmp_path / "shown").mkdir()
+    (tmp_path / "shown" / "it").write_text("data")
+    rules = tmp_path / "policy.yaml"
+    rules.write_text(f"volumes: ['{tmp_path}/shown']\n")
+    limits = {"max_memory_gb": 0.3, "max_processes": 50, "max_jobs": 6, "policy_file": rules}
+    chosen, executor = joined(double, tmp_path / "m", container_engine=engine.kind, **limits)
+    seen = [f"{tmp_path}/bait", f"{chosen.data_dir}/key.json", "/var/run/docker.sock", "/root/.ssh"]
     made = jobs(tmp_path, seen, double.port)
     with running(chosen):
 
@@ -124,18 +125,22 @@ def test_jobs_in_containers(double: SenderDouble, tmp_path: Path, engine: engine
             (node,) = double.run(made[name].job(), [executor], order)
             return node
 
-        nodes = {name: run(name, 2 if name == "look" else 1) for name in ("look", "hog", "bomb", "stubborn")}
-        nodes["built"] = run("built")
-        wait_for(
-            "it to begin", lambda: "begun" in nodes["stubborn"].text(0), 100, lambda: story(nodes["stubborn"])
-        )
-        double.give(nodes["stubborn"], m.StopOrder(code="stopped", reason="enough", grace_s=0.2))
+        names = ("look", "hog", "bomb", "stubborn", "refused", "built")
+        nodes = {name: run(name, 2 if name == "look" else 1) for name in names}
+        deaf = nodes["stubborn"]
+        wait_for("it to begin", lambda: "begun" in deaf.text(0), 100, lambda: story(deaf))
+        double.give(deaf, m.StopOrder(code="stopped", reason="enough", grace_s=0.2))
         ends = {name: ended(node, 100) for name, node in nodes.items()}
         codes = {name: end["code"] for name, end in ends.items()}
         told = "\n".join(map(story, nodes.values()))
-        assert codes == {"look": "", "hog": "memory_limit", "bomb": "", "stubborn": "stopped", "built": ""}, (
-            told
-        )
+        assert codes == {
+            "look": "",
+            "hog": "memory_limit",
+            "bomb": "",
+            "stubborn": "stopped",
+            "built": "",
+            "refused": "policy_refused",
+        }, told
         for name in ("look", "hog"):
             assert ends[name]["cpu_s"] > 0 and ends[name]["peak_memory_bytes"] > 10**6
         assert "held at" in nodes["bomb"].text(0), story(nodes["bomb"])
@@ -156,7 +161,7 @@ def _check_inside(results: dict[str, str], engine: engines.TestEngine) -> None:
         assert not about["reached"] and about["sees"] == [] and about["names"] == []
         assert about["processes"] <= 3 and about["world"] == "2"
         assert set(about["caps"]) <= set("0\n") and (about["new"], about["seccomp"]) == ("1\n", "2\n")
-        assert about["plain"] == "told-in-the-manifest"
+        assert about["plain"] == "told-in-the-manifest" and about["shown"] == "data"
     around = json.loads(named["environment.json"])
     image = around["isolation"]["image"]
     assert around["isolation"]["level"] == "container" and image["engine"].startswith(engine.kind)
