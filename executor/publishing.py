@@ -41,6 +41,7 @@ from trainforge.executor.job_secrets import JobSecrets
 from trainforge.executor.journal import Journal
 from trainforge.executor.services import Services
 from trainforge.executor.spool import KEEP_S
+from trainforge.hooks.addresses import largest_file
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
 from trainforge.hooks.results import Read, write_result
 
@@ -99,8 +100,11 @@ def mirror_path(data_dir: Path, url: str) -> Path:
     return data_dir / "results" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.git"
 
 
-def gather(folder: Path, manifest: Manifest | None, secrets: JobSecrets) -> Gathered:
-    """Collect artifacts once; a second call, after a crash too, gives what the first one found."""
+def gather(folder: Path, manifest: Manifest | None, secrets: JobSecrets, url: str) -> Gathered:
+    """Collect artifacts once; a second call, after a crash too, gives what the first one found.
+
+    `url` is where they go: what is too large for a push to there stays here.
+    """
     done = folder / COLLECTED
     if done.exists():
         return Gathered.model_validate_json(done.read_bytes())
@@ -112,6 +116,7 @@ def gather(folder: Path, manifest: Manifest | None, secrets: JobSecrets) -> Gath
     if manifest is not None:
         work, patterns = work / manifest.training.working_dir, list(manifest.artifacts.paths)
         max_size = int(manifest.artifacts.max_size)
+    max_size = min(max_size, largest_file(url) or max_size)
     found = collect.collect(folder / "output", work, patterns, into, max_size=max_size)
     _withhold(found, secrets)
     copies = {path: copy.name for path, copy in found.files.items()}
@@ -215,7 +220,7 @@ class Publishing:
             wait(1)
             if over():
                 return None
-        gathered = gather(self.folder, self.manifest, self.secrets)
+        gathered = gather(self.folder, self.manifest, self.secrets, self.order.repository.url)
         for warning in gathered.warnings:
             if warning.startswith("secret_in_artifact"):
                 self.journal.append("note", Note(level="warning", text=warning))

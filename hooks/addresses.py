@@ -13,6 +13,7 @@ from trainforge.config.errors import TrainForgeError
 from trainforge.hooks.networks import is_disguised, is_nobodys
 
 MAX_URL = 2048
+GITHUB_FILE = 100 * 2**20
 _COMMIT = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?\Z")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*\Z")
@@ -52,6 +53,15 @@ class GitUrl:
         default = {"https": 443, "http": 80, "ssh": 22}.get(self.scheme)
         port = f":{self.port}" if self.port is not None and self.port != default else ""
         return f"git:{self.host}{port}{path}"
+
+
+def largest_file(url: str) -> int | None:
+    """Bytes of the largest file that a push to this address may hold; None where no limit is known.
+
+    GitHub blocks files above 100 MiB ("About large files on GitHub"), and with them the whole push.
+    """
+    host = (urlsplit(url).hostname or "") if "://" in url else url.partition(":")[0].rpartition("@")[2]
+    return GITHUB_FILE if host == "github.com" or host.endswith(".ghe.com") else None
 
 
 def validate_url(url: str, *, allow_file: bool = False) -> GitUrl:

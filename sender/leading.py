@@ -88,7 +88,7 @@ def _note(sender: Sender, place: Place, at: str | None) -> None:
         commit = swap_files(
             _mirror(sender, place), place.url, META_BRANCH, at,
             {FILE: json.dumps(about, indent=2).encode() + b"\n"},
-            message="Note which TrainForge sender works for this repository",
+            message="Note which TrainForge sender works for this repository\n\n[skip ci]\n",
             credential=place.credential, allow_file=place.local,
             before_push=lambda commit: sender.store.set_meta(_key(place, "next"), commit),
         )  # fmt: skip

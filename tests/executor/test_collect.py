@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from trainforge.config.manifest import parse_manifest
+from trainforge.config.messages import FencingToken, NodeKey
 from trainforge.executor.collect import Collected, collect, matcher
+from trainforge.executor.job_secrets import JobSecrets
+from trainforge.executor.publishing import gather
+from trainforge.hooks.addresses import GITHUB_FILE, largest_file
 
 
 @pytest.fixture
@@ -113,3 +118,36 @@ def test_depth_is_bounded(job: Path) -> None:
 )  # fmt: skip
 def test_globs(pattern: str, path: str, matches: bool) -> None:
     assert bool(matcher(pattern)(path)) is matches
+
+
+def test_what_github_would_block_never_reaches_a_push(job: Path) -> None:
+    """Whatever the manifest allows; elsewhere the manifest alone says."""
+    text = "project: {name: p}\ntraining: {script: train.py}\nartifacts: {max_size: 1Gi}\n"
+    with (job / "output" / "model.pt").open("wb") as file:
+        file.truncate(GITHUB_FILE + 1)  # sparse
+    secrets = JobSecrets(
+        NodeKey(job="a" * 26, attempt=1, rank=0), lambda: FencingToken(incarnation=1, number=1),
+        lambda *_: pytest.fail("it has none"), (),
+    )  # fmt: skip
+    (found,) = gather(job, parse_manifest(text), secrets, "https://github.com/ada/digits.git").artifacts
+    assert (found.size, found.stored) == (
+        GITHUB_FILE + 1,
+        f"left on the executor: larger than {GITHUB_FILE} bytes",
+    )
+    assert len(found.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    ("url", "limit"),
+    [
+        ("https://github.com/ada/digits.git", GITHUB_FILE),
+        ("git@github.com:ada/digits.git", GITHUB_FILE),
+        ("ssh://git@github.com/ada/digits.git", GITHUB_FILE),
+        ("https://acme.ghe.com/ada/digits.git", GITHUB_FILE),
+        ("https://gitlab.com/ada/digits.git", None),
+        ("https://github.com.example.org/x.git", None),
+        ("/srv/digits.git", None),
+    ],
+)
+def test_the_largest_file_of_a_host(url: str, limit: int | None) -> None:
+    assert largest_file(url) == limit
