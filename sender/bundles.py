@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from trainforge.config.errors import Forbidden, MessageInvalid
+from trainforge.config.errors import MessageInvalid
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.strict_json import read_json
 from trainforge.config.views import JobDetail
@@ -86,8 +86,6 @@ def read_ask(fields: Mapping[str, str]) -> BundleAsk:
 
 async def train(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> JobDetail:
     """A job for what was uploaded. The same files and the same form make the same job, unless `rerun`."""
-    if person.scope is not None:
-        raise Forbidden("a workflow run trains its own commit", hint="leave the file out")
     async with sender.unpacking:
         return await in_thread(_train, sender, ask, upload, person)
 

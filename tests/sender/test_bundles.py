@@ -22,6 +22,8 @@ from trainforge.hooks.git import list_tree
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import run
 from trainforge.sender.bundles import BundleAsk, generated, slug
+from trainforge.sender.people import Scope
+from trainforge.sender.workflow_tokens import new_workflow_token
 
 SCRIPT = {"main.py": "print('hello')\n"}
 OWN = "project: {name: digits}\ntraining: {script: train.py, params: {lr: 0.1}}\nresources: {nodes: 2}\n"
@@ -252,6 +254,17 @@ def test_an_access_token_may_be_a_password_but_not_a_browsers(site: Web) -> None
         assert "Basic" not in answer.headers["WWW-Authenticate"], "no browser asks for a password"
     wrong = base64.b64encode(b"me:tfp_x").decode()
     assert httpx2.get(f"{site.url}/api/me", headers={"Authorization": f"Basic {wrong}"}).status_code == 401
+
+
+def test_a_workflow_run_uploads_nothing(tmp_path: Path) -> None:
+    with web(tmp_path, workflows={"demo": {"repository_id": 74}}) as site:
+        scope = Scope("demo", "builtin:demo", "refs/heads/main", "a" * 40, run=True)
+        token, _ = new_workflow_token(site.sender, "workflow:o/r#1", scope)
+        sent = {"file": ("a.zip", ZIP)}
+        answer = site.ask("POST", "/api/jobs", files=sent, headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), answer.text
+        assert "for the jobs of demo alone" in answer.text
+        assert not (site.sender.data_dir / "uploads").exists()
 
 
 @pytest.mark.parametrize(
