@@ -66,8 +66,9 @@ class Sender:
     led: dict[str, str] = field(default_factory=dict)
     led_by_others: dict[str, str] = field(default_factory=dict)
     fence: Fence | None = None
-    # Tokens for git that Apps made, by repository.
+    # Tokens for git that Apps made: the sender's by repository, those of machines by job.
     minted: dict[str, Minted] = field(default_factory=dict)
+    lent: dict[str, tuple[str, Minted]] = field(default_factory=dict)
     # Each unpacks an upload in a thread of those that requests are served with.
     unpacking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 

@@ -127,7 +127,7 @@ async def credential(request: Request) -> Response:
         store.check_node(member.id, key)
         repo = store.repository(store.job(key.job)["repository_id"])
         if repo.kind != "builtin":
-            return job_credential(sender, repo.id, repo.url) or GitCredential()
+            return job_credential(sender, key.job, repo.id, repo.url) or GitCredential()
         secret = f"tfg_{secrets.token_urlsafe(32)}"
         now = sender.now()
         expires = now + CREDENTIAL_LIFE_S

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 GIT_USER = "x-access-token"
 WRITE = {"contents": "write"}
 RENEW_S = 600.0
+LENT_S = 1800.0  # what is left of a token for a job at least, for large pushes
+_minting = threading.Lock()  # one at a time: who comes meanwhile finds it made
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -84,20 +87,36 @@ def git_credential(sender: Sender, repository_id: str, url: str) -> GitCredentia
     access = access_of(sender, connection)
     if isinstance(access, TokenAccess):
         return _credential(access.token)
-    kept = sender.minted.get(repository_id)
-    if kept is None or kept.expires - sender.now() < RENEW_S:
-        kept = GitHubApi(access, connection.api_url).mint(connection.full_name, WRITE)
-        sender.minted[repository_id] = kept
+    with _minting:
+        kept = sender.minted.get(repository_id)
+        if kept is None or kept.expires - sender.now() < RENEW_S:
+            kept = GitHubApi(access, connection.api_url).mint(connection.full_name, WRITE)
+            sender.minted[repository_id] = kept
     return _credential(kept.token)
 
 
-def job_credential(sender: Sender, repository_id: str, url: str) -> GitCredential | None:
-    """A token of its own for the machine that runs a job, where an App can make one; good for an hour."""
+def job_credential(sender: Sender, job: str, repository_id: str, url: str) -> GitCredential | None:
+    """A token for the machines that run a job, where an App can make one; one serves until it ages."""
     connection = sender.store.connection(repository_id)
     if connection is None or connection.app_id is None or not _may_carry(url):
         return None
-    made = api_of(sender, connection).mint(connection.full_name, WRITE)
-    return GitCredential(username=GIT_USER, password=made.token, expires=made.expires)
+    with _minting:
+        _, lent = sender.lent.get(job, ("", None))
+        if lent is None or lent.expires - sender.now() < LENT_S:
+            lent = api_of(sender, connection).mint(connection.full_name, WRITE)
+            sender.lent[job] = (repository_id, lent)
+    return GitCredential(username=GIT_USER, password=lent.token, expires=lent.expires)
+
+
+def take_back(sender: Sender) -> None:
+    """Have GitHub end the tokens of jobs that have ended; those of before a restart end by themselves."""
+    for job, (repository_id, lent) in list(sender.lent.items()):
+        if sender.store.job(job)["ended"] is None:
+            continue
+        del sender.lent[job]
+        connection = sender.store.connection(repository_id)
+        if connection is not None:
+            api_of(sender, connection).revoke(lent)
 
 
 def _credential(secret: str, username: str = "") -> GitCredential:

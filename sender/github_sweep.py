@@ -1,4 +1,4 @@
-"""Deliveries that did not arrive, while the sender was down or GitHub could not reach it: asked for again.
+"""What is put right at GitHub now and then: deliveries that did not arrive, tokens that nobody needs now.
 
 GitHub keeps deliveries for three days and does not send any again by itself. Pushes are found by polling
 anyway; comments and buttons have no other way here.
@@ -10,13 +10,14 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from trainforge.config.errors import TrainForgeError
 from trainforge.hooks.github_api import AppAccess, GitHubApi, GitHubBusy
 from trainforge.sender import sealed
 from trainforge.sender.context import Sender
-from trainforge.sender.github_access import api_of, app_secrets
+from trainforge.sender.github_access import api_of, app_secrets, take_back
 from trainforge.sender.github_connect import forget_old_secrets
 from trainforge.sender.github_diagnosis import arrived, moment
 from trainforge.sender.store_github import App, Connection
@@ -41,7 +42,8 @@ async def run(sender: Sender) -> None:
 def sweep(sender: Sender) -> float:
     """Look at every hook once; how many seconds to rest."""
     rest = EVERY_S
-    for work in (*_connections(sender), *_apps(sender)):
+    works: list[Callable[[], None]] = [partial(take_back, sender), *_connections(sender), *_apps(sender)]
+    for work in works:
         try:
             work()
         except GitHubBusy as error:
@@ -54,12 +56,12 @@ def sweep(sender: Sender) -> float:
 def _connections(sender: Sender) -> Iterator[Callable[[], None]]:
     for connection in sender.store.connections():
         if connection.hook_id is not None:
-            yield lambda connection=connection: _sweep_hook(sender, connection)  # type: ignore[misc]
+            yield partial(_sweep_hook, sender, connection)
 
 
 def _apps(sender: Sender) -> Iterator[Callable[[], None]]:
     for app in sender.store.apps():
-        yield lambda app=app: _sweep_app(sender, app)  # type: ignore[misc]
+        yield partial(_sweep_app, sender, app)
 
 
 def _sweep_hook(sender: Sender, connection: Connection) -> None:

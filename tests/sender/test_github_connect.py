@@ -12,7 +12,7 @@ import pytest
 from support.github import GitHub, Repository, serving_github
 from support.repositories import Project
 from support.web import Web, web
-from trainforge.sender import github_sweep
+from trainforge.sender import github_access, github_sweep
 from trainforge.sender.github_diagnosis import APP_EVENTS, APP_PERMISSIONS
 
 TOKEN = {
@@ -196,8 +196,36 @@ def test_as_an_app_that_is_made_from_a_manifest(site: Web, github: GitHub, digit
     assert all(one.repositories == {digits.id} for one in minted)
     assert [one.permissions for one in minted if not one.revoked] == [{"contents": "write"}]
     assert {"metadata": "read"} in [one.permissions for one in minted if one.revoked]
+    _lends_and_takes_back(site, github, digits)
+    # A comment that did not arrive is asked for again by the App as well.
+    right, app.hook.url = app.hook.url, "http://127.0.0.1:9/"
+    digits.run("update-ref", "refs/heads/topic", digits.commit_of("main"))
+    github.comment(digits, github.open_pull(digits, "topic", "ada"), "ada", "hello")
+    github.settle()
+    app.hook.url = right
+    github_sweep.sweep(site.sender)
+    github.settle()
+    again = [one["event"] for one in app.hook.deliveries if one["redelivery"] and one["status_code"] == 202]
+    assert sorted(again) == ["issue_comment", "pull_request"]
     github.uninstall(installation)
     assert site.get("/api/github")["connections"][0]["problem"] == "the App was uninstalled"
+
+
+def _lends_and_takes_back(site: Web, github: GitHub, digits: Repository) -> None:
+    """A job's machines get one token for its repository, which ends with the job."""
+    sender, job = site.sender, site.add_job()
+    (connection,) = sender.store.connections()
+    about = (sender, job, connection.repository_id, digits.clone_url)
+    lent = github_access.job_credential(*about)
+    assert lent is not None and lent == github_access.job_credential(*about)
+    token = github.tokens[lent.password]
+    assert (token.permissions, token.repositories) == ({"contents": "write"}, {digits.id})
+    github_access.take_back(sender)
+    assert not token.revoked
+    site.end(job)
+    github_access.take_back(sender)
+    assert token.revoked
+    assert github_access.job_credential(sender, job, connection.repository_id, "http://x.org/a/b.git") is None
 
 
 def _form(page: str) -> tuple[str, str]:
