@@ -54,7 +54,7 @@ def signing_key(environment: Mapping[str, str] = os.environ, file: Path | None =
     return SigningKey.parse(text, KEY)
 
 
-def from_workflow(runner: Runner, asked: ci.Asked) -> int:
+def from_workflow(runner: Runner, asked: ci.Asked, *, allow_private: bool = False) -> int:
     """Train the commit of this workflow run."""
     server, repository = runner.get("GITHUB_SERVER_URL"), runner.get("GITHUB_REPOSITORY")
     if not server or not repository:
@@ -64,6 +64,7 @@ def from_workflow(runner: Runner, asked: ci.Asked) -> int:
         key=signing_key(),
         git_username=USERNAME,
         git_token=runner.get(TOKEN),
+        allow_private=allow_private,
     )
     runner.hide(wanted.git_token)
     which = Commit(runner.get("GITHUB_SHA"), runner.get("GITHUB_REF"), ci.is_rerun(runner))

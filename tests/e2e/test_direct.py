@@ -21,6 +21,7 @@ from trainforge.hooks.git_http import Access, repository_path
 PASSWORD = "s3cret-pass"
 READER = "r3ader-pass"  # of the one-shot sender, which reads and need not write
 NAME = "team/digits"
+DIRECT = ("direct", "--allow-private")
 GANG = """\
 import json, os
 rank = int(os.environ["TRAINFORGE_NODE_RANK"])
@@ -67,7 +68,7 @@ class World:
 
     def begin(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "trainforge", "direct", "--allow-private", *arguments],
+            [sys.executable, "-m", "trainforge", *arguments],
             cwd=self.project,
             env=self.fleet.environment()
             | {"TRAINFORGE_SIGNING_KEY": self.key.read_text(), "TRAINFORGE_GIT_TOKEN": READER}
@@ -78,8 +79,20 @@ class World:
             start_new_session=True,
         )
 
+    def action(self, commit: str, **environment: str) -> tuple[int, str]:
+        """What the action runs in `mode: direct`, as a runner starts it."""
+        run = {
+            "GITHUB_ACTIONS": "true", "GITHUB_SHA": commit, "GITHUB_REF": "refs/heads/main",
+            "GITHUB_SERVER_URL": f"{self.server.url}/git", "GITHUB_REPOSITORY": NAME,
+            "TRAINFORGE_CI_MODE": "direct", "TRAINFORGE_CI_ALLOW_PRIVATE": "true",
+            "TRAINFORGE_CI_SET": "training.params.lr=0.5 training.params.name=x",
+        }  # fmt: skip
+        process = self.begin("ci", **run, **environment)
+        said, _ = process.communicate(timeout=120)
+        return process.returncode, said
+
     def direct(self, *arguments: str, **environment: str) -> tuple[int, str]:
-        process = self.begin(*arguments, **environment)
+        process = self.begin(*DIRECT, *arguments, **environment)
         said, _ = process.communicate(timeout=120)
         return process.returncode, said
 
@@ -131,18 +144,19 @@ def test_a_commit_trains_on_two_executors_and_its_result_is_published(world: Wor
     commit = world.push(GANG, manifest("digits", nodes=2, more="secrets: [TOKEN]\n"))
     code, said = world.direct("--plan")
     assert (code, "alpha" in said, "beta" in said) == (0, True, True), said
-    code, said = world.direct(TRAINFORGE_SECRET_TOKEN="between us", GITHUB_ACTIONS="true")
+    code, said = world.action(commit, TRAINFORGE_SECRET_TOKEN="between us")
     assert code == 0, f"{said}\n{world.fleet.logs()}"
     assert "[1] node 1 of 2, told 10 letters" in said
     assert "between us" not in said
-    assert set(world.obeyed(said)) == {"group", "endgroup"}
+    assert set(world.obeyed(said)) == {"add-mask", "group", "endgroup"}
     (result,) = world.results()
     assert (result["outcome"], result["commit"]) == ("completed", commit)
+    assert result["params"] == {"lr": 0.5, "name": "x"}
     assert {node["name"] for node in result["nodes"]} == {"alpha", "beta"}  # type: ignore[attr-defined]
     listed = world.fleet.git("ls-tree", "-r", "--name-only", "trainforge-results", cwd=world.bare)
     assert "artifacts/model.txt" in listed
     # It has its result: the next run finds that, and trains nothing.
-    code, said = world.direct()
+    code, said = world.action(commit)
     assert (code, "completed" in said, "node 0 of 2" in said) == (0, True, False), said
     assert len(world.results()) == 1
 
@@ -155,14 +169,14 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
     assert (code, said.count("it trusts another key") >= 2) == (5, True), said
     go_on = world.fleet.signals / "go-on"
     world.push(UNTIL_TOLD.format(go_on=str(go_on)), manifest("digits"))
-    first = world.begin()
+    first = world.begin(*DIRECT)
     assert first.stdout is not None
     seen = []
     for line in first.stdout:
         seen.append(line)
         if "training has begun" in line:
             break
-    second = world.begin(TRAINFORGE_SENDER_DATABASE_URL="sqlite:////not/this/one.db")
+    second = world.begin(*DIRECT, TRAINFORGE_SENDER_DATABASE_URL="sqlite:////not/this/one.db")
     assert second.stdout is not None
     waits = []
     for line in second.stdout:

@@ -34,12 +34,12 @@ from trainforge.config.trust import (
 )
 from trainforge.executor import collect, follow, metrics
 from trainforge.executor.journal import Journal
-from trainforge.hooks import addresses, gitrun, scripts, triggers
+from trainforge.hooks import addresses, forges, gitrun, oidc, scripts, triggers
 from trainforge.hooks.bundle import Bundle, Limits
 from trainforge.hooks.bundle_names import BundleRefused
 from trainforge.hooks.github import PushHint
 from trainforge.hooks.github_deliveries import parse_delivery
-from trainforge.sender import api, compat_network, planned, preview, text
+from trainforge.sender import api, compat_network, direct, planned, preview, text
 from trainforge.sender.auth import basic_password
 
 KEY = SigningKey.generate()
@@ -56,6 +56,14 @@ PUSH = (
 NOTICE = (
     b'{"repository":"/srv/r.git","refs":[{"old":"' + b"0" * 40 + b'","new":"' + b"a" * 40 + b'",'
     b'"ref":"refs/heads/main"}]}'
+)
+FORGED = (
+    b'{"repository":{"slug":"r","project":{"key":"P"},"links":{"clone":[{"href":"https://x/p/r.git"}],'
+    b'"html":{"href":"https://x/p/r"}}},"project":{"git_http_url":"https://x/p/r.git"}}'
+)
+ENDPOINT = (
+    b'{"name":"a","public_url":"https://x.example","ip":"192.0.2.1","port":1,"timestamp":"","capabilities":'
+    b'{"hostname":"a","cpu_count":1,"memory_bytes":1,"disk_free_bytes":1},"public_key":{"kty":"OKP"}}'
 )
 ARCHIVES = (
     craft(Part(), Part("a/b", b"x" * 99, method=8), comment=b"c"),
@@ -116,6 +124,34 @@ def notice(data: bytes) -> None:
         scripts.parse_notice(data)
     except (MessageInvalid, addresses.AddressRefused):
         return
+
+
+def forge(data: bytes) -> None:
+    """Each event of each server in turn, and what an executor says of where it is."""
+    for name in forges.EVENTS:
+        for event in ("Push Hook", "push", "repo:refs_changed"):
+            try:
+                found = forges.read(data, {name: event})
+            except MessageInvalid:
+                continue
+            assert found is None or found.ids or found.tail
+    try:
+        assert direct.read_endpoint(data, allow_private=False).executor.startswith("x")
+    except (MessageInvalid, NotTrusted, addresses.AddressRefused):
+        return
+
+
+class NoKeys(oidc.Issuer):
+    def _fetch(self) -> dict[str, Any]:
+        return {}
+
+
+def id_token(data: bytes) -> None:
+    try:
+        NoKeys("https://issuer.example").verify(data.decode("latin-1"), "https://sender.example", 100.0)
+    except NotTrusted:
+        return
+    raise AssertionError("nobody has signed it")
 
 
 def signed(data: bytes) -> None:
@@ -300,6 +336,10 @@ ENTRIES: dict[str, Entry] = {
     "plan": Entry(plan, (MANIFEST, MANIFEST + b"strategy: {matrix: {lr: [1, 2, 3], seed: [1, 2]}}\n")),
     "webhook": Entry(webhook, (PUSH, PUSH[:-1], b'{"ref":1}', b"[" * 5000, b'{"a":1e999}', b'{"a":NaN}')),
     "notice": Entry(notice, (NOTICE, NOTICE[:-9], b'{"repository":"x","refs":[{}]}')),
+    "forge": Entry(forge, (PUSH, FORGED, ENDPOINT, b'{"repository":{"links":{"clone":[1]}}}', b"[" * 5000)),
+    "id_token": Entry(
+        id_token, (TOKEN.encode(), b"e30.e30.", b"eyJhbGciOiJub25lIn0.e30.", b"eyJraWQiOjF9.e30.e30")
+    ),
     "signed": Entry(signed, (TOKEN.encode(), TOKEN[:-1].encode(), b"a.b.c", b"TF-Proof " + TOKEN.encode())),
     "redactor": Entry(redactor, (b"x hunter2-hunter2 y", b"aHVudGVyMi1odW50ZXIy", b"hunter2-hunter")),
     "shown": Entry(shown, (b"\x1b[31mred\x1b]8;;x\x07", "\u202eabc\u2066".encode(), b"../../etc", b"\x9b1m")),

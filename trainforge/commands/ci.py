@@ -66,6 +66,13 @@ if TYPE_CHECKING:
     envvar="TRAINFORGE_CI_STOP",
     help="Stop the job when the workflow run is cancelled, or its time is up.",
 )
+@click.option(
+    "--allow-private/--no-allow-private",
+    default=False,
+    show_default=True,
+    envvar="TRAINFORGE_CI_ALLOW_PRIVATE",
+    help="Of mode direct: go to executors in private networks, too.",
+)
 def ci(  # noqa: PLR0917 - click passes by name
     mode: str,
     sender_url: str,
@@ -75,6 +82,7 @@ def ci(  # noqa: PLR0917 - click passes by name
     wait: bool,
     timeout: str,
     stop: bool,
+    allow_private: bool,
 ) -> int:
     """Train from a workflow of GitHub Actions: what the action `train` runs.
 
@@ -96,7 +104,7 @@ def ci(  # noqa: PLR0917 - click passes by name
             timeout=read_seconds(timeout),
             stop=stop,
         )
-        return _begin(mode, sender_url, asked, runner)
+        return _begin(mode, sender_url, asked, runner, allow_private=allow_private)
     except TrainForgeError as error:
         annotate(runner, error)  # and nothing besides: a runner reads both streams for commands
         return error.exit_code
@@ -116,14 +124,14 @@ def read_seconds(text: str) -> float:
     raise SettingsError(f"timeout: {text!r} is not a time", hint="such as 90m or 6h")
 
 
-def _begin(mode: str, sender_url: str, asked: Asked, runner: Runner) -> int:
+def _begin(mode: str, sender_url: str, asked: Asked, runner: Runner, *, allow_private: bool) -> int:
     from trainforge import ci as action
     from trainforge.config.errors import SettingsError
 
     if mode == "direct":
         from trainforge.direct import from_workflow
 
-        return from_workflow(runner, asked)
+        return from_workflow(runner, asked, allow_private=allow_private)
     if not sender_url:
         raise SettingsError(
             f"mode: {mode} needs sender-url", hint="the sender's public_url, or `mode: direct`"
