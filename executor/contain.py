@@ -69,7 +69,7 @@ class Container:
             if os.getppid() != self.parent and self.ends_at is None:
                 self.ends_at = time.monotonic() + ORPHAN_S
             if self.ends_at and time.monotonic() > self.ends_at:
-                self.call("rm", "-f", self.spec["name"])
+                self.remove()
             if looking and number != signal.SIGCHLD:
                 self.look()
         return self.client.returncode
@@ -83,6 +83,11 @@ class Container:
                 self.looks = LOOKS
                 begun = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
                 Path(self.spec["pid"]).write_text(json.dumps({"pid": pid, "start_time": int(begun)}))
+
+    def remove(self) -> None:
+        """Killed first: Podman would wait for a program that hears nothing."""
+        self.call("kill", "--signal", "KILL", self.spec["name"])
+        self.call("rm", "-f", self.spec["name"])
 
     def call(self, *arguments: str) -> str:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -109,7 +114,7 @@ def main(argv: list[str]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if argv[1] == "--end":
         ending = Container(json.loads(Path(argv[2]).read_text()))
-        ending.call("rm", "-f", ending.spec["name"])
+        ending.remove()
         return 0
     container = Container(json.loads(Path(argv[1]).read_text()))
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
@@ -118,7 +123,7 @@ def main(argv: list[str]) -> int:
     container.start(argv[argv.index("--") + 1 :])
     code = container.watch()
     if code == 125 or code < 0:  # the engine's own failure, or its command's: nothing may be left
-        container.call("rm", "-f", container.spec["name"])
+        container.remove()
     return 128 - code if code < 0 else code
 
 

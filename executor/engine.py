@@ -82,6 +82,8 @@ class Engine:
         """Every container with that label, running or not."""
         with contextlib.suppress(EngineFailed):
             if found := self.call("ps", "-aq", "--no-trunc", "--filter", f"label={label}").split():
+                with contextlib.suppress(EngineFailed):  # those that have ended
+                    self.call("kill", "--signal", "KILL", *found)
                 self.call("rm", "-f", *found)
 
     def gpu_flags(self, gpus: Sequence[str]) -> list[str]:
