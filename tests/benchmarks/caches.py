@@ -3,7 +3,7 @@
     python tests/benchmarks/caches.py [megabytes] [rounds]
 
 Rounds are interleaved and medians compared, so that a busy machine slows all alike. Exit code 1 when data
-that are kept take more than a tenth of the time of fetching them, or fetching more than twice the plain one's.
+that are kept take over a tenth of the time of fetching them, or fetching over twice that of the plain one.
 """
 
 from __future__ import annotations
