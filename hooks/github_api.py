@@ -92,7 +92,8 @@ def check_api_url(url: str) -> str:
         AddressRefused: not an HTTP address; plain HTTP only to this machine.
     """
     address = validate_url(url.rstrip("/"))
-    if not address.text.startswith(("https://", "http://")):
+    near = address.scheme == "http" and address.host in ("127.0.0.1", "localhost", "[::1]", "::1")
+    if address.scheme != "https" and not near:
         raise AddressRefused(f"{url[:200]!a} is not the address of GitHub's API", hint=f"as in {GITHUB}")
     return url.rstrip("/")
 

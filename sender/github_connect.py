@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.views import GitHubConnectionView, GitHubFinding, GitHubReport
-from trainforge.hooks.addresses import is_private
+from trainforge.hooks.addresses import is_private, validate_url
 from trainforge.hooks.github_api import (
     GITHUB,
     Access,
@@ -40,12 +40,15 @@ OLD_SECRET_S = 3600.0  # deliveries that were signed with it have come by then
 
 @dataclass(frozen=True)
 class Wanted:
-    """`token` empty: the one that is known, or `app`, the number of an App. `hook` False: polling alone."""
+    """`token` empty: the one that is known, or `app`, the number of an App. `hook` False: polling alone.
+
+    `api_url` empty: where it was connected before, else GitHub's own.
+    """
 
     full_name: str
     token: str = ""
     app: int | None = None
-    api_url: str = GITHUB
+    api_url: str = ""
     name: str = ""
     hook: bool = True
 
@@ -105,13 +108,8 @@ def disconnect(sender: Sender, named: str, actor: str) -> GitHubConnectionView:
     """Forget the token, and take the webhook away as far as GitHub lets us; the repository stays watched."""
     connection = find(sender, named)
     shown = view(sender, connection)
-    if connection.hook_id is not None:
-        try:
-            with api_of(sender, connection).repository(connection.full_name, {}) as repository:
-                path = f"/repos/{connection.full_name}/hooks/{connection.hook_id}"
-                repository.requester.requestJsonAndCheck("DELETE", path)
-        except TrainForgeError as error:
-            shown = shown.model_copy(update={"problem": f"its webhook stays at GitHub: {error.message}"})
+    if remains := _remove_hook(sender, connection):
+        shown = shown.model_copy(update={"problem": remains})
     sender.store.disconnect(connection.repository_id, actor, sender.now())
     sealed.forget(sender, connection_secrets(connection.repository_id))
     return shown
@@ -157,8 +155,8 @@ def _host(url: str) -> str:
 
 def _store(sender: Sender, wanted: Wanted, by: str, actor: str) -> Connection:
     """Ask GitHub what it is, watch it, and note how it is reached."""
-    name, api_url = check_name(wanted.full_name), check_api_url(wanted.api_url)
-    access = _access(sender, wanted, name)
+    name, known = check_name(wanted.full_name), _known(sender, wanted.full_name)
+    access, api_url = _access(sender, wanted, known)
     with GitHubApi(access, api_url).repository(name, {"metadata": "read"}) as repository:
         _, said = repository.requester.requestJsonAndCheck("GET", f"/repos/{name}")
     full_name, number = check_name(str(said["full_name"])), int(said["id"])
@@ -166,31 +164,47 @@ def _store(sender: Sender, wanted: Wanted, by: str, actor: str) -> Connection:
     if before is not None:
         repository_id = before.repository_id
     else:
-        repository_id = actions.register(sender, str(said["clone_url"]), wanted.name or None).id
+        url = validate_url(str(said["clone_url"])).text  # somebody else's word: no path of this machine
+        repository_id = actions.register(sender, url, wanted.name or None).id
     app = access.app_id if isinstance(access, AppAccess) else None
+    if before is not None and app is not None:
+        _remove_hook(sender, before)  # the App's own takes its place
     connection = Connection(
         repository_id, full_name, number, api_url, app,
         before.hook_id if before and app is None else None, by, sender.now(),
         delivered=before.delivered if before else None, swept=sender.now(),
     )  # fmt: skip
-    kept = sealed.kept(sender, connection_secrets(repository_id))
+    name = connection_secrets(repository_id)
+    kept = {"hook_secrets": sealed.kept(sender, name).get("hook_secrets", [])}
     token = {"token": access.token} if isinstance(access, TokenAccess) else {}
-    sealed.keep(
-        sender, connection_secrets(repository_id), {"hook_secrets": kept.get("hook_secrets", []), **token}
-    )
+    sealed.keep(sender, name, kept | token)
+    sender.minted.pop(repository_id, None)
     sender.store.connect(connection, actor)
     return connection
 
 
-def _access(sender: Sender, wanted: Wanted, name: str) -> Access:
-    if wanted.token:
-        return TokenAccess(wanted.token)
+def _known(sender: Sender, full_name: str) -> Connection | None:
+    try:
+        return find(sender, full_name)
+    except NotFound:
+        return None
+
+
+def _access(sender: Sender, wanted: Wanted, known: Connection | None) -> tuple[Access, str]:
+    """What to ask with, and where: a token goes nowhere but where it was meant for."""
     if wanted.app is not None:
+        app = sender.store.app(wanted.app)
         key = sealed.kept(sender, app_secrets(wanted.app)).get("private_key")
-        if not key:
+        if app is None or not key:
             raise NotFound(f"the sender has no App {wanted.app}", hint="`trainforge github connect --app`")
-        return AppAccess(wanted.app, str(key))
-    return access_of(sender, find(sender, name))
+        return AppAccess(wanted.app, str(key)), app.api_url
+    if wanted.token:
+        return TokenAccess(wanted.token), check_api_url(
+            wanted.api_url or (known.api_url if known else GITHUB)
+        )
+    if known is None:
+        raise NotFound(f"{wanted.full_name} is not connected yet", hint="give a token, or connect by an App")
+    return access_of(sender, known), known.api_url
 
 
 # --- its webhook ----------------------------------------------------------------------------------------
@@ -238,6 +252,21 @@ def _own_hook(sender: Sender, connection: Connection, url: str) -> GitHubFinding
         ask("PATCH", f"{path}/{number}", input=body)
         ask("POST", f"{path}/{number}/pings")
     return good("webhook", f"given a new secret, to {url}")
+
+
+def _remove_hook(sender: Sender, connection: Connection) -> str:
+    """Why it is still there, if it is."""
+    if connection.hook_id is None:
+        return ""
+    try:
+        with api_of(sender, connection).repository(connection.full_name, {}) as repository:
+            path = f"/repos/{connection.full_name}/hooks/{connection.hook_id}"
+            repository.requester.requestJsonAndCheck("DELETE", path)
+    except NotFound:
+        return ""
+    except TrainForgeError as error:
+        return f"its webhook stays at GitHub: {error.message}"
+    return ""
 
 
 def _hooks(ask: Any, path: str) -> Iterator[dict[str, Any]]:

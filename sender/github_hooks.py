@@ -20,6 +20,7 @@ from trainforge.sender.store_events import Repo
 from trainforge.sender.store_github import App, Connection
 
 log = logging.getLogger(__name__)
+NOTED_EVERY_S = 60.0
 # An App that is not installed at a repository any more, by the actions that say so.
 _GONE = {"deleted": "the App was uninstalled", "suspend": "the App was suspended"}
 
@@ -95,13 +96,14 @@ def known(sender: Sender, ids: tuple[str, ...]) -> Repo | None:
 
 
 def note_seen(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> None:
-    """When something came, and that a ping did."""
+    """When something came, to the minute, and that a ping did."""
     now, ping = sender.now(), delivery.event == "ping"
-    if source.app is not None:
+    if source.app is not None and (source.app.pinged or 0) < now - NOTED_EVERY_S:
         sender.store.note_app(source.app.id, pinged=now)
-    elif source.connection is not None and repo is not None:
+    connection = sender.store.connection(repo.id) if repo is not None else None
+    if connection is not None and (ping or (connection.delivered or 0) < now - NOTED_EVERY_S):
         pinged = {"pinged": now, "problem": ""} if ping else {}
-        sender.store.note_connection(repo.id, delivered=now, **pinged)
+        sender.store.note_connection(connection.repository_id, delivered=now, **pinged)
 
 
 def note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> str:

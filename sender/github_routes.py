@@ -30,13 +30,14 @@ class _Ask(BaseModel):
 class ConnectAsk(_Ask):
     """By a `token`, by the number of an `app`, or by what it was connected with before.
 
-    `name` is what it is called here; without `hook` pushes are found by polling alone.
+    `name` is what it is called here; without `hook` pushes are found by polling alone. `api_url` is GitHub's
+    own where nothing else is said or known.
     """
 
     repository: FullName
     token: SecretStr = Field(default=SecretStr(""), max_length=1024)
     app: int | None = None
-    api_url: Address = GITHUB
+    api_url: Address = ""
     name: str = Field(default="", max_length=120)
     hook: bool = True
 

@@ -51,7 +51,7 @@ async def on_github(request: Request) -> Response:
     failpoint("03.sender.webhook")
     repo = await asyncio.to_thread(github_hooks.repository_of, sender, source, delivery)
     if isinstance(delivery.about, PushHint):
-        return await _on_push(sender, repo, delivery, delivery.about)
+        return await _on_push(sender, source, repo, delivery)
     status, answer = await asyncio.to_thread(_note, sender, source, repo, delivery)
     sender.bell.ring(github_key(repo.id if repo else ""))
     if repo is not None and isinstance(delivery.about, LOOKED) and status != "known":
@@ -79,8 +79,9 @@ def _note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery)
     return ("ignored", words) if words in (UNKNOWN, github_events.IGNORED) else ("accepted", words)
 
 
-async def _on_push(sender: Sender, repo: Repo | None, delivery: Delivery, hint: PushHint) -> Response:
-    push = None
+async def _on_push(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> Response:
+    hint, push = delivery.about, None
+    assert isinstance(hint, PushHint)  # noqa: S101
     if repo is not None and hint.after is not None:
         push = Noted(repo.id, hint.ref, hint.before or "", hint.after)
     if not await asyncio.to_thread(sender.store.first_delivery, "github", delivery.id, sender.now(), push):
@@ -94,6 +95,7 @@ async def _on_push(sender: Sender, repo: Repo | None, delivery: Delivery, hint: 
         await asyncio.to_thread(sender.store.record_event, refused, sender.now())
         return JSONResponse({"status": "ignored", "reason": UNKNOWN}, 202)
     failpoint("04.sender.delivery_noted")
+    await asyncio.to_thread(github_hooks.note_seen, sender, source, repo, delivery)
     sender.spawn(_look_after_answer(sender, repo.id))
     return JSONResponse({"status": "accepted"}, 202)
 

@@ -180,7 +180,12 @@ def test_addresses_and_words() -> None:
     assert check_api_url("https://github.example.org/api/v3/") == "https://github.example.org/api/v3"
     assert site_of(GITHUB) == "https://github.com"
     assert site_of("https://github.example.org/api/v3") == "https://github.example.org"
-    for wrong in ("ssh://git@x/y", "http://github.example.org/api/v3", "https://u:p@x/api"):
+    for wrong in (
+        "ssh://git@x/y",
+        "http://github.example.org/api/v3",
+        "https://u:p@x/api",
+        "http://10.0.0.7/api/v3",
+    ):
         with pytest.raises(AddressRefused):
             check_api_url(wrong)
     assert permission_words("issues=write; pull_requests=write") == (

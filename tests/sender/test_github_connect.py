@@ -62,8 +62,8 @@ def test_by_a_token_with_a_webhook_that_is_seen_to_arrive(
     assert hook.url == f"{site.url}/webhooks/github"
     assert hook.deliveries[0]["status_code"] == 202
     first = hook.secret
-    # Again: the same hook with a new secret, and the token that is known.
-    report = connect(site, github)
+    # Again: the same hook with a new secret, the token that is known, and where it is for.
+    report = connect(site, github, api_url="")
     assert report["ok"], report
     assert list(digits.hooks.values()) == [hook]
     assert hook.secret != first
@@ -186,6 +186,8 @@ def test_as_an_app_that_is_made_from_a_manifest(site: Web, github: GitHub, digit
     assert made.headers["location"].endswith(f"/apps/{app.slug}/installations/new")
     assert (app.permissions, app.events) == (APP_PERMISSIONS, list(APP_EVENTS))
     assert connect(site, github, app=app.id, status=404)["hint"]
+    connect(site, github, github.token("ada", digits, **TOKEN))
+    assert digits.hooks  # which the App's takes the place of
     installation = github.install(app, "ada", digits)
     github.settle()
     report = connect(site, github, app=app.id)
@@ -196,6 +198,7 @@ def test_as_an_app_that_is_made_from_a_manifest(site: Web, github: GitHub, digit
     assert all(one.repositories == {digits.id} for one in minted)
     assert [one.permissions for one in minted if not one.revoked] == [{"contents": "write"}]
     assert {"metadata": "read"} in [one.permissions for one in minted if one.revoked]
+    assert not digits.hooks
     _lends_and_takes_back(site, github, digits)
     # A comment that did not arrive is asked for again by the App as well.
     right, app.hook.url = app.hook.url, "http://127.0.0.1:9/"
