@@ -231,7 +231,8 @@ def _find_engine(wanted: str, user: int, around: tuple[tuple[str, str], ...]) ->
         try:
             return "", _try_engine(engine.find(kind, dict(around)), user)
         except EngineFailed as error:
-            why.append(f"{kind}: {str(error).removeprefix(f'{kind} ')}")
+            words = str(error)
+            why.append(words if words.startswith(kind) else f"{kind}: {words}")
     return "; ".join(why)[:300], None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -10,19 +12,21 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from support import engines
-from support.executors import Project, Start, ended, forgotten, joined, running, signals, story
+from support.executors import Project, Start, ended, forgotten, joined, running, settings, signals, story
 from support.scripts import UNTIL_TOLD
 from support.sender_double import NodeState, SenderDouble
 from support.waiting import wait_for
 from trainforge.config import messages as m
-from trainforge.executor import abilities, container, containing, endings
-from trainforge.executor.engine import environment as variables
-from trainforge.executor.engine import find
+from trainforge.config.errors import NodeFailed, SettingsError
+from trainforge.config.isolation import LEVELS, Level
+from trainforge.config.manifest import parse_manifest
+from trainforge.config.policy import Policy
+from trainforge.executor import abilities, cgroups, container, containing, endings, isolating, sandbox
+from trainforge.executor import engine as engine_cli
 from trainforge.executor.supervise import Exit
 
 BARE = (
@@ -33,6 +37,8 @@ IMAGE = f"environment: {{image: '{engines.IMAGE}', network: none}}\n"
 
 @pytest.fixture(params=engines.KINDS)
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[engines.TestEngine]:
+    if os.geteuid():
+        pytest.skip("only root can start an engine of its own")
     made = engines.engine(request.param)
     for name, value in made.env.items():
         monkeypatch.setenv(name, value)
@@ -207,22 +213,41 @@ def _check_records(engine: engines.TestEngine, folder: Path) -> None:
         assert "told-in-the-manifest" not in place
 
 
-def test_gpus_are_asked_of_the_engine(engine: engines.TestEngine, tmp_path: Path) -> None:
-    found = find("docker" if engine.kind == "docker" else "podman", os.environ)
-    view = container.View(
-        name="trainforge-gpu", node="n", cwd=tmp_path, home=tmp_path, user=1, gpus=("GPU-1", "GPU-2")
-    )
-    made = container.arguments(found, engines.IMAGE, view, ["python3"])
+@pytest.fixture
+def gpus() -> Iterator[tuple[str, ...]]:
+    """Two that the Container Device Interface knows: what stands for them is a device of every machine."""
+    folder, names = engine_cli.CDI[1], tuple(f"GPU-{os.getpid()}-{number}" for number in (1, 2))
+    nodes = [{"path": f"/dev/gpu{number}", "hostPath": "/dev/null"} for number in (1, 2)]
+    devices = [
+        {"name": name, "containerEdits": {"deviceNodes": [node]}}
+        for name, node in zip(names, nodes, strict=True)
+    ]
+    folder.mkdir(exist_ok=True)
+    note = folder / f"trainforge-{os.getpid()}.json"
+    note.write_text(json.dumps({"cdiVersion": "0.3.0", "kind": "nvidia.com/gpu", "devices": devices}))
+    yield names
+    note.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def test_gpus_are_asked_of_the_engine(
+    engine: engines.TestEngine, tmp_path: Path, gpus: tuple[str, ...]
+) -> None:
+    found = engine_cli.find("docker" if engine.kind == "docker" else "podman", os.environ)
+    name = f"trainforge-gpus-{os.getpid()}"
+    view = container.View(name, "n", tmp_path, tmp_path, os.geteuid(), gpus=gpus[:1])
+    look = ["python3", "-c", "import os; print([name for name in os.listdir('/dev') if 'gpu' in name])"]
+    made = container.arguments(found, engines.IMAGE, view, look)
     if engine.kind == "podman":
-        assert [part for part in made if "nvidia" in part] == ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=GPU-2"]
+        assert found.gpus and engine.run(*made) == "['gpu1']"
         return
-    made = ["create", *made[1:]]
     made.remove("--rm")
-    request: list[dict[str, Any]] = json.loads(engine.run(*made) and engine.run("inspect", "trainforge-gpu"))
-    (asked,) = request[0]["HostConfig"]["DeviceRequests"]
-    assert (asked["DeviceIDs"], asked["Capabilities"]) == (["GPU-1", "GPU-2"], [["gpu"]])
-    engine.run("rm", "trainforge-gpu")
-    assert "PATH" in variables(os.environ)
+    engine.run("create", *made[1:])
+    (about,) = json.loads(engine.run("inspect", name))
+    (asked,) = about["HostConfig"]["DeviceRequests"]
+    assert (asked["DeviceIDs"], asked["Capabilities"]) == (list(gpus[:1]), [["gpu"]])
+    engine.run("rm", name)
 
 
 DEAF = """\
@@ -279,3 +304,53 @@ def test_an_engine_that_cannot_start_it_is_named() -> None:
         Exit(125), words, stop=None, ranks=[], processes=1, world_size=1, run_timeout=None, contained=True
     )
     assert said.code == "container_failed" and "could not select device driver" in said.reason
+
+
+ENGINE = engine_cli.Engine("docker", "docker")
+NO_SANDBOX = abilities.Abilities(
+    "no bubblewrap", "", "", sandbox.System(), cgroups.Parents(1, {}), (), True, (), "", ENGINE
+)
+ABLE = dataclasses.replace(NO_SANDBOX, no_sandbox="")
+UNABLE = dataclasses.replace(ABLE, no_container="docker is not installed", engine=None)
+
+
+@pytest.mark.parametrize(
+    ("has", "around", "policy", "usual", "chosen"),
+    [
+        (ABLE, "{image: x}", None, "", "container"),
+        (ABLE, "{dockerfile: Dockerfile, isolation: process}", None, "", "container"),
+        (ABLE, "{volumes: [/data]}", None, "x", "container"),
+        (ABLE, "{mode: container}", None, "", "names no image"),
+        (ABLE, "{}", "container", "", "names no image"),
+        (ABLE, "{}", "container", "x", "container"),
+        (ABLE, "{}", None, "x", "sandbox"),
+        (NO_SANDBOX, "{network: none}", None, "x", "container"),
+        (NO_SANDBOX, "{network: none}", None, "", "names no image"),
+        (NO_SANDBOX, "{network: none, image: x}", None, "", "container"),
+        (UNABLE, "{image: x}", None, "x", "docker is not installed"),
+    ],
+)
+def test_who_is_in_a_container(
+    tmp_path: Path, *, has: abilities.Abilities, around: str, policy: Level | None, usual: str, chosen: str
+) -> None:
+    mine = settings(tmp_path / "m", container_image=usual, container_engine="docker")
+    rules = Policy(isolation=policy) if policy else None
+    wanted = parse_manifest(f"{BARE}environment: {around}\n")
+    if chosen in LEVELS:
+        assert isolating.choose(has, mine, rules, wanted) == chosen
+    else:
+        with pytest.raises(NodeFailed, match=chosen):
+            isolating.choose(has, mine, rules, wanted)
+
+
+def test_a_machine_without_an_engine_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    has = abilities.abilities(settings(tmp_path / "m", container_engine="auto"))
+    shown = has.shown(settings(tmp_path / "m", container_engine="auto"))
+    assert "container" not in shown.levels and (shown.engine, shown.gpus) == ("", False)
+    assert shown.lacks["container"] == "docker is not installed; podman is not installed"
+    strict = settings(tmp_path / "n", isolation="container", container_engine="auto", container_image="x")
+    with pytest.raises(SettingsError, match="is not installed"):
+        abilities.check(strict)
+    with pytest.raises(SettingsError, match="needs container_image"):
+        abilities.check(strict.model_copy(update={"container_image": ""}))
