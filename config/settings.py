@@ -94,13 +94,13 @@ class NotifyTarget(BaseModel):
 class WorkflowAccess(BaseModel):
     """What GitHub Actions workflows of a repository may ask for, by the token that GitHub gives each run.
 
-    `repository_id` is GitHub's number of it: a name can come to be somebody else's. `refs` are branches and
-    tags whose runs may train, `*` for any part; `events` what may have begun such a run.
+    `repository_id` is GitHub's number of it: a name can come to be somebody else's. None: as it is connected.
+    `refs` are branches and tags whose runs may train, `*` for any part; `events` what may have begun a run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    repository_id: Annotated[int, Field(gt=0, lt=2**63)]
+    repository_id: Annotated[int, Field(gt=0, lt=2**63)] | None = None
     refs: list[str] = ["*"]
     events: list[WorkflowEvent] = ["push", "workflow_dispatch", "schedule", "pull_request"]
 

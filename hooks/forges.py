@@ -1,7 +1,7 @@
 """Webhooks of git servers that are not GitHub, without I/O: who signed them, and which repository they name.
 
 What each server sends:
-GitLab, https://docs.gitlab.com/user/project/integrations/webhooks/ (a secret token, or since 2026 a
+GitLab, https://docs.gitlab.com/user/project/integrations/webhooks/ (a secret token, or newer, a
 signature as https://www.standardwebhooks.com has it); Gitea and Forgejo, https://docs.gitea.com/usage/webhooks;
 Bitbucket Cloud and Data Center, https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/.
 As everywhere, a delivery is a hint: only the repository is taken from it, and looked at.

@@ -23,6 +23,7 @@ from trainforge.sender.context import Sender
 from trainforge.sender.events import Place, place_of
 from trainforge.sender.people import Scope
 from trainforge.sender.problems import dump
+from trainforge.sender.store_events import Repo
 from trainforge.sender.strangers import strangers
 from trainforge.sender.workflow_tokens import new_workflow_token
 
@@ -56,10 +57,7 @@ def admit(sender: Sender, token: str) -> dict[str, object]:
     """
     now = sender.now()
     run = _issuer(sender.settings.oidc_issuer).verify(token, sender.base_url, now)
-    name, access = _access(sender, run)
-    repo = next((repo for repo in sender.store.repositories() if repo.name == name), None)
-    if repo is None:
-        raise Forbidden(f"{name} is not watched here", hint="`trainforge sender watch URL` has it watched")
+    repo, access = _access(sender, run)
     may_run = _check(sender, run, access)
     if run.event == "pull_request":
         _refuse_fork(place_of(sender, repo), run)
@@ -80,13 +78,23 @@ def admit(sender: Sender, token: str) -> dict[str, object]:
     }
 
 
-def _access(sender: Sender, run: WorkflowRun) -> tuple[str, WorkflowAccess]:
-    for name, access in sender.settings.workflows.items():
-        if access.repository_id == run.repository_id:
-            return name, access
+def _access(sender: Sender, run: WorkflowRun) -> tuple[Repo, WorkflowAccess]:
+    """The repository of the run, by GitHub's number of it.
+
+    Raises:
+        Forbidden: its workflows have no access.
+    """
+    for repo in sender.store.repositories():
+        access = sender.settings.workflows.get(repo.name)
+        if access is None:
+            continue
+        connected = sender.store.connection(repo.id)
+        number = access.repository_id or (connected.number if connected else None)
+        if number == run.repository_id:
+            return repo, access
     raise Forbidden(
         f"workflows of {run.repository} (repository_id {run.repository_id}) have no access here",
-        hint="name it in sender.yaml under workflows, as docs/github.md shows",
+        hint="name it in sender.yaml under workflows, as docs/github.md shows, and have it watched",
     )
 
 

@@ -23,6 +23,8 @@ from support.web import Web, web
 from trainforge.config.errors import NotTrusted, Unreachable
 from trainforge.hooks import oidc
 from trainforge.hooks.git import init_bare
+from trainforge.sender.store_events import Repo
+from trainforge.sender.store_github import Connection
 
 TOKEN = "/api/workflows/token"
 
@@ -35,7 +37,7 @@ def github() -> Iterator[Issuer]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, github: Issuer) -> Iterator[Web]:
-    access = {"demo": {"repository_id": 74, "refs": ["main", "release/*"]}}
+    access = {"demo": {"repository_id": 74, "refs": ["main", "release/*"]}, "linked": {}}
     folder = tmp_path_factory.mktemp("workflows")
     with web(folder, workflows=access, oidc_issuer=github.issuer) as made:
         yield made
@@ -69,6 +71,27 @@ def test_a_run_gets_a_token_for_its_own_commit_and_once(site: Web, github: Issue
     _refused(site, token, 401, "used before")
     last = site.sender.store.audit_rows(limit=1)[0]
     assert (last["action"], last["actor"]) == ("workflow.admitted", "workflow:octo-org/octo-repo#9876")
+
+
+def test_a_repository_that_is_connected_has_its_number_already(site: Web, github: Issuer) -> None:
+    claims = {"repository_id": "99", "repository": "octo-org/linked"}
+    store, now = site.sender.store, site.sender.now()
+    repo = store.add_repository(
+        Repo("git:github.com/octo-org/linked", "linked", "https://github.com/octo-org/linked", "remote"), now
+    )
+    _refused(site, github.token(site.url, **claims), 403, "have no access here")
+    link = Connection(
+        repo.id,
+        "octo-org/linked",
+        99,
+        "https://api.github.com",
+        app_id=None,
+        hook_id=7,
+        by="ada",
+        connected=now,
+    )
+    store.connect(link, "person:ada")
+    assert _admitted(site, github, **claims)["repository"] == "linked"
 
 
 @pytest.mark.parametrize(
