@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -168,6 +169,8 @@ def file_system(data: Data, secrets: Mapping[str, str]) -> Any:
         options: dict[str, Any] = {name: given[key] for name, key in names.items() if key in given}
         options = options or {"anon": True}
     else:
+        # gcsfs (2026.10) would ask by gRPC what kind of bucket it is first, for a minute where nobody answers.
+        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         options = {"token": _google_token(given.get("token", ""))}
     try:
         return fsspec.filesystem(data.scheme, skip_instance_cache=True, use_listings_cache=False, **options)
