@@ -169,7 +169,7 @@ def file_system(data: Data, secrets: Mapping[str, str]) -> Any:
         options: dict[str, Any] = {name: given[key] for name, key in names.items() if key in given}
         options = options or {"anon": True}
     else:
-        # gcsfs (2026.10) would ask by gRPC what kind of bucket it is first, for a minute where nobody answers.
+        # gcsfs (2026.10) would ask by gRPC for the kind of bucket first, a minute long where nobody answers.
         os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
         options = {"token": _google_token(given.get("token", ""))}
     try:
