@@ -28,6 +28,7 @@ GITHUB = "https://api.github.com"
 TIMEOUT_S = 15
 LONGEST_WAIT_S = 10.0  # waited for here; whoever asked comes back by itself after a longer time
 TRIES = 4
+BACKOFF_S = 0.25  # doubled with each try
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})/[A-Za-z0-9._-]{1,100}\Z")
 _SECONDARY = ("secondary rate limit", "abuse detection")
 
@@ -254,7 +255,7 @@ def _patience() -> Any:
 
     return Patience(
         total=TRIES - 1,
-        backoff_factor=0.25,
+        backoff_factor=BACKOFF_S,
         backoff_max=LONGEST_WAIT_S,
         allowed_methods=None,
         raise_on_status=False,

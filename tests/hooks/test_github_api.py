@@ -11,6 +11,7 @@ import pytest
 
 from support.github import GitHub, Repository, serving_github
 from trainforge.config.errors import NotFound, NotTrusted, TrainForgeError, Unreachable
+from trainforge.hooks import github_api
 from trainforge.hooks.addresses import AddressRefused
 from trainforge.hooks.github_api import (
     GITHUB,
@@ -33,6 +34,11 @@ def github(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHub]:
     """One for all: each test has a repository of its own, and puts its switches back."""
     with serving_github(tmp_path_factory.mktemp("github")) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(github_api, "BACKOFF_S", 0.01)
 
 
 @pytest.fixture

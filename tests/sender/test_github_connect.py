@@ -11,9 +11,10 @@ import pytest
 
 from support.github import GitHub, Repository, serving_github
 from support.repositories import Project
-from support.web import Web, web
-from trainforge.sender import github_access, github_sweep
+from support.web import Web
+from trainforge.sender import github_access, github_connect, github_sweep
 from trainforge.sender.github_diagnosis import APP_EVENTS, APP_PERMISSIONS
+from trainforge.sender.store_github import Connection
 
 TOKEN = {
     "contents": "write",
@@ -252,9 +253,11 @@ def test_disconnecting_takes_the_hook_and_the_token_away(
     assert connect(site, github, status=404)["code"] == "not_found"
 
 
-def test_without_an_address_that_github_reaches_pushes_are_polled(tmp_path: Path) -> None:
-    with web(tmp_path) as site:
-        asked = {"repository": "ada/digits", "token": "t", "api_url": "http://127.0.0.1:9/api/v3"}
-        answer = site.ask("POST", "/api/github/connections", json=asked)
-        assert answer.status_code == 503
-        assert answer.json()["code"] == "unreachable"
+def test_without_an_address_that_github_reaches_pushes_are_polled(site: Web) -> None:
+    """No hook is made that could never arrive."""
+    site.sender.base_url = "http://192.168.1.7:8420"
+    connection = Connection("git:x", "ada/digits", 1, "https://api.github.com", None, None, "ada", 0.0)
+    found = github_connect._hook(site.sender, connection, True)
+    assert not found.ok
+    assert "GitHub cannot reach http://192.168.1.7:8420" in found.says
+    assert "public_url" in found.hint
