@@ -232,7 +232,7 @@ class Agent:
                 self.nodes[key].start()
 
     def room(self, node: NodeKey) -> bool:
-        if why := self.keeper.refusal():
+        if why := self.keeper.refuses():
             log.warning("%s is not taken: %s", told(node), why)
             return False
         with self._lock:
@@ -292,8 +292,9 @@ class Agent:
                 self.standing.look_for_key()
                 self._heartbeat()
                 said = ""
-            except (Unreachable, NotTrusted):
-                pass  # said by `_noticed`
+            except (Unreachable, NotTrusted) as error:  # said by `_noticed`
+                if self.standing.refused(error):
+                    self._end_removed()
             except TrainForgeError as error:
                 if self.standing.refused(error):
                     self._end_removed()

@@ -98,6 +98,12 @@ class Housekeeper:
             wake.wait(EVERY_S)
             wake.clear()
 
+    def refuses(self) -> str:
+        """The same as was found last, in no time, unless the disk is low now."""
+        if self._lacks() > 0:
+            return self.refusal()
+        return refusal_of(self.data_dir)
+
     def refusal(self) -> str:
         """Why nothing new is to be taken, after all was done about it; empty while there is room."""
         with self._lock:
@@ -113,14 +119,14 @@ class Housekeeper:
             return why
 
     def make_room(self, size: int, what: str) -> None:
-        """Before something of this size is written.
+        """Before something of this size is written; 0 while something of unknown size is.
 
         Raises:
             NodeFailed: `disk_full`, it does not fit.
         """
 
         def lack() -> int:
-            over = self._over() + size if self.settings.disk_budget_gb else 0
+            over = self._over() + size if self.settings.disk_budget_gb and size else 0
             return max(self._lacks() + size, over)
 
         with self._lock:

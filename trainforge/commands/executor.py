@@ -211,7 +211,7 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
         click.echo(f"           containers by {apart['engine']}, image {apart['image'] or 'as jobs name'}")
     for what, why in apart["lacks"].items():
         click.echo(f"    lacks {what}: {why}")
-    click.echo(f"  disk     {_gib(free)} free for {settings.data_dir}")
+    click.echo(f"  disk     {_gib(free)} free for {settings.data_dir}{_closed(machine)}")
     active = [node for node in about["nodes"] if not node.get("ended")]
     click.echo(f"  jobs     {len(active)} of {settings.max_jobs}")
     for node in active:
@@ -319,6 +319,10 @@ def _node(node: dict[str, Any]) -> str:
     nodes = node.get("nodes", 1)
     rank = f", rank {node['rank']} of {nodes}" if nodes > 1 else ""
     return f"{node['job'][:8]}  {node.get('project', '')}{rank}"
+
+
+def _closed(machine: dict[str, Any]) -> str:
+    return f"; it takes no new jobs: {machine['closed']}" if machine["closed"] else ""
 
 
 def _gib(size: int) -> str:
