@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 
 from support.fleet import Fleet
-from support.github import App, GitHub, serving_github
+from support.github import App, GitHub, Repository, serving_github
 from support.waiting import wait_for
 
 TRAIN = 'import json\nprint("PROGRESS: " + json.dumps({"loss": 0.5}), flush=True)\n'
@@ -66,6 +66,25 @@ def test_machines_get_a_token_for_the_jobs_repository_alone(fleet: Fleet, tmp_pa
 
         # One that the sender polls with, and one that the machine had; each of the others was given back.
         wait_for("tokens given back", lambda: left() == [{"contents": "write"}] * 2, 20, lambda: str(left()))
+        _what_came_while_it_was_down(fleet, github, digits, app)
         fleet.close()
         everything = b"".join(p.read_bytes() for p in (fleet.root / "alpha").rglob("*") if p.is_file())
         assert not [text for text in github.tokens if text.encode() in everything]
+
+
+def _what_came_while_it_was_down(fleet: Fleet, github: GitHub, digits: Repository, app: App) -> None:
+    """A sender that starts asks for the deliveries that it missed."""
+    fleet.kill("sender")
+    digits.run("update-ref", "refs/heads/later", digits.commit_of("main"))
+    github.pushed(digits)
+    github.settle()
+    (missed,) = [
+        one["guid"] for one in app.hook.deliveries if one["event"] == "push" and not one["status_code"]
+    ]
+    fleet.start_sender(poll_interval=600)
+
+    def again() -> bool:
+        sent = [one for one in app.hook.deliveries if one["guid"] == missed and one["redelivery"]]
+        return any(one["status_code"] == 202 for one in sent)
+
+    wait_for("delivery that was missed", again, 30, fleet.logs)
