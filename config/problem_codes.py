@@ -40,6 +40,9 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "not_trusted": ProblemCode(
         (401,), "no token, session or signature that is valid here", "log in, or set the token or secret"
     ),
+    "executor_unknown": ProblemCode(
+        (401,), "no such executor has joined here", "join this sender first, with a token of its own"
+    ),
     "clock_skew": ProblemCode((401,), "signed at another time than it is here", "set both clocks"),
     "forbidden": ProblemCode((403,), "known, but not allowed to do this", "read the detail"),
     "role_needed": ProblemCode(

@@ -13,7 +13,7 @@ from trainforge.config.trust import SigningKey, thumbprint
 from trainforge.executor.identity import ExecutorIdentity, key_version, load_key
 
 log = logging.getLogger(__name__)
-REMOVED = "executor_removed"
+REMOVED, UNKNOWN = "executor_removed", "executor_unknown"
 
 
 class Standing:
@@ -57,8 +57,12 @@ class Standing:
         self._say("notices", tuple(reply.notices), "; ".join(reply.notices))
 
     def refused(self, error: TrainForgeError) -> bool:
-        """Whether this is the end: the sender has removed this executor."""
-        if error.code != REMOVED:
+        """Whether this is the end: the sender has removed this executor.
+
+        Of a visitor that never had a job it then knows nothing at all.
+        """
+        forgotten = self._identity.ephemeral and error.code == UNKNOWN
+        if error.code != REMOVED and not forgotten:
             return False
         if not self.removed.is_set():
             self.why = error

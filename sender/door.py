@@ -49,7 +49,9 @@ def _prove(sender: Sender, requests: Sequence[Said]) -> tuple[Proved, dict[int, 
         member = members.get(issuer)
         if member is None:
             refused[place] = NotTrusted(
-                "no such executor has joined this sender", hint="join this sender first"
+                "no such executor has joined this sender",
+                hint="join this sender first",
+                code="executor_unknown",
             )
             continue
         try:

@@ -22,6 +22,9 @@ from trainforge.sender.people import Person
 
 STREAM = "/api/changes?page=executors"
 VIEWS = ("grid", "table")
+SOURCE = "https://github.com/trainforge/trainforge.git"
+DOCKERFILE = "docs/examples/executor.Dockerfile"
+VISITS = {"colab": "12h", "kaggle": "12h"}  # for how long a session goes on at most
 VIEW = "executors-view"  # the document that remembers which one a person looks at
 
 
@@ -150,7 +153,7 @@ async def add(request: Request) -> Response:
         ask = AddAsk.model_validate(form)
     except ValidationError:
         return _form(request, form, "A name has letters, digits, dots and dashes, at most 63 of them.", 422)
-    visits = ask.kind in {"colab", "kaggle"}
+    visits = ask.kind in VISITS
     try:
         kind: dict[str, Any] = {"actor": person.actor, "approval": ask.approval, "ephemeral": visits}
         added = await in_thread(partial(machines.expect, sender, ask.name, **kind))
@@ -181,13 +184,15 @@ def join_line(kind: str, name: str, command: str) -> str:
     """What is pasted there: a shell's line, or a notebook's cell."""
     named = f"{command} --name {shlex.quote(name)}"
     if kind == "docker":
-        inside = f"pip install -q trainforge && {named} && exec trainforge executor start"
-        return (
-            f"docker run -d --init --gpus all --name {shlex.quote(name)} -v trainforge:/root python:3.12 "
-            f"sh -c {shlex.quote(inside)}"
-        )
-    if kind in {"colab", "kaggle"}:
-        return f"!pip install -q trainforge\n!{named}"
+        kept = f"-v {shlex.quote(f'trainforge-{name}')}:/var/lib/trainforge trainforge-executor"
+        lines = [
+            f"docker build -t trainforge-executor -f {DOCKERFILE} {SOURCE}",
+            f"docker run --rm {kept} {named.removeprefix('trainforge executor ')}",
+            f"docker run -d --init --gpus all --restart unless-stopped --name {shlex.quote(name)} {kept}",
+        ]
+        return " &&\n".join(lines)
+    if kind in VISITS:
+        return f"!pip install -q trainforge\n!{named} --session-ends {VISITS[kind]}"
     return f"pip install trainforge && {named} && trainforge executor start"
 
 
