@@ -6,6 +6,7 @@ The same reporting serves `mode: direct`, whose sender is part of the process (`
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ PAUSE_S = 5.0
 LINGER_S = 6.0
 RENEW_BEFORE_S = 60.0
 MAX_LINE = 2000
+MANIFEST = "trainforge.yaml"
+_PLACE = re.compile(r"([^:]+):([0-9]{1,9})(?::[0-9]+)?\Z")
 
 
 class TimedOut(TrainForgeError):  # noqa: N818 - reads as the finding it is
@@ -42,7 +45,7 @@ class TimedOut(TrainForgeError):  # noqa: N818 - reads as the finding it is
 class Asked:
     """`timeout` is for the whole step, in seconds; `stop` says whether the job ends with the step."""
 
-    manifest: str = "trainforge.yaml"
+    manifest: str = MANIFEST
     overrides: Mapping[str, Any] = field(default_factory=dict)
     executors: Sequence[str] = ()
     wait: bool = True
@@ -275,6 +278,8 @@ def report(client: Client, runner: Runner, jobs: Sequence[JobDetail], shown_at: 
         if job.state in OUTCOMES and not well(job):
             runner.error(f"job {job.id[:8]} {state_words(job)}. {job.reason}".strip())
         runner.say(f"TrainForge: job {job.id[:8]} {job.state} {json.dumps(job.metrics)}")
+        if job.result_commit:
+            runner.say(f"TrainForge: its result is on {job.result_branch} in {job.result_path}")
         for gate in job.gates:
             runner.say(f"TrainForge: gate {'met' if gate.passed else 'missed'}: {gate.words}")
 
@@ -288,9 +293,14 @@ def links(runner: Runner, job: JobDetail, shown_at: str) -> dict[str, str]:
     return found
 
 
-def annotate(runner: Runner, error: TrainForgeError) -> None:
-    """What was refused, as annotations of the run."""
+def annotate(runner: Runner, error: TrainForgeError, manifest: str = "") -> None:
+    """What was refused, as annotations of the run; those of a manifest at their lines."""
     problems = error.problems if isinstance(error, ManifestError) else [error]
     for problem in problems:
-        where = f"{problem.place}: " if problem.place else ""
-        runner.error(f"{where}{problem.message}" + (f"; {problem.hint}" if problem.hint else ""))
+        words = problem.message + (f"; {problem.hint}" if problem.hint else "")
+        place = _PLACE.match(str(problem.place or ""))
+        if place is None:
+            runner.error(f"{problem.place}: {words}" if problem.place else words)
+        else:
+            file = manifest if place[1] == MANIFEST and manifest else place[1]
+            runner.error(words, file, int(place[2]))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
 
 from trainforge import ci, usergit
-from trainforge.ci_summary import plan_summary
 from trainforge.client import Client
 from trainforge.config.errors import NotFound, SettingsError
 from trainforge.config.trust import SigningKey
@@ -87,10 +86,17 @@ def head_of(path: Path, remote: str) -> tuple[str, Commit]:
     return usergit.remote_url(top, remote), Commit(commit, f"refs/heads/{branch}")
 
 
-def train(wanted: Direct, which: Commit, runner: Runner, asked: ci.Asked, *, only_plan: str = "") -> int:
+def train(
+    wanted: Direct,
+    which: Commit,
+    runner: Runner,
+    asked: ci.Asked,
+    *,
+    plan: Callable[[Client], int] | None = None,
+) -> int:
     """Find the executors, have the commit trained, and report; the exit code.
 
-    `only_plan` is a manifest: say where it would train, and end.
+    `plan` is for who only asks where it would train: it shows that, and nothing else happens.
 
     Raises:
         NotFound: no executor works for this run. TrainForgeError: as the sender says.
@@ -98,11 +104,9 @@ def train(wanted: Direct, which: Commit, runner: Runner, asked: ci.Asked, *, onl
     with DirectSender(wanted) as sender:
         transport = httpx2.HTTPTransport(uds=str(sender.api))
         with Client(ADDRESS, sender.token, transport) as client:
-            _gather(sender, runner, 0.0 if only_plan else asked.timeout)
-            if only_plan:
-                answer = client.plan(only_plan, dict(asked.overrides), asked.executors)
-                runner.lines([plan_summary(answer, asked.manifest)])
-                return 0 if answer.get("plan") else 1
+            _gather(sender, runner, 0.0 if plan else asked.timeout)
+            if plan is not None:
+                return plan(client)
             _give_secrets(client, sender.repository, which.ref, os.environ)
             request = {
                 "repository": sender.repository,

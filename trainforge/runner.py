@@ -25,6 +25,10 @@ def escape(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
+def _property(text: str) -> str:
+    return escape(text).replace(":", "%3A").replace(",", "%2C")
+
+
 def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -75,9 +79,11 @@ class Runner:
         """A line of our own, which may name what others chose."""
         self.lines([text])
 
-    def error(self, text: str, title: str = "TrainForge") -> None:
-        """An annotation of the run."""
-        self._write(f"::error title={escape(title)}::{escape(text)}" if self.inside else f"error: {text}")
+    def error(self, text: str, file: str = "", line: int | None = None) -> None:
+        """An annotation of the run, at a line of a file where one is to blame."""
+        where = f",file={_property(file)}" if file else ""
+        where += f",line={line}" if file and line else ""
+        self._write(f"::error title=TrainForge{where}::{escape(text)}" if self.inside else f"error: {text}")
 
     def hide(self, secret: str) -> None:
         """Have the runner mask it in the log, should it ever appear there."""

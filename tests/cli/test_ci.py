@@ -15,10 +15,18 @@ from hypothesis import strategies as st
 from support.oidc import BEARER, Issuer, issuer, workflow
 from support.web import COMMIT, Web, web
 from trainforge import ci
+from trainforge.ci import annotate
 from trainforge.ci_summary import chart, text
 from trainforge.cli import run
 from trainforge.client import Client
-from trainforge.config.errors import Forbidden, SettingsError, Unreachable
+from trainforge.config.errors import (
+    Forbidden,
+    ManifestError,
+    Place,
+    SettingsError,
+    TrainForgeError,
+    Unreachable,
+)
 from trainforge.config.gates import Verdict
 from trainforge.runner import Runner
 
@@ -151,6 +159,16 @@ def test_a_refusal_is_one_annotation_and_nothing_besides(
     assert said.err == ""
     plan, time = said.out.splitlines()
     assert plan.startswith("::error title=TrainForge::mode: plan needs sender-url")
+    faults: list[TrainForgeError] = [
+        TrainForgeError("unknown key", hint="did you mean gpu?", place=Place("trainforge.yaml:3:5")),
+        TrainForgeError("not here", place=Place("--set")),
+    ]
+    written: list[str] = []
+    annotate(Runner({"GITHUB_ACTIONS": "true"}, written.append), ManifestError(faults), "models/a,b.yaml")
+    assert written == [
+        "::error title=TrainForge,file=models/a%2Cb.yaml,line=3::unknown key; did you mean gpu?",
+        "::error title=TrainForge::--set: not here",
+    ]
     assert time.startswith("::error title=TrainForge::timeout: ")
 
 

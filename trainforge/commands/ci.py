@@ -106,7 +106,7 @@ def ci(  # noqa: PLR0917 - click passes by name
         )
         return _begin(mode, sender_url, asked, runner, allow_private=allow_private)
     except TrainForgeError as error:
-        annotate(runner, error)  # and nothing besides: a runner reads both streams for commands
+        annotate(runner, error, manifest)  # and nothing besides: a runner reads both streams for commands
         return error.exit_code
 
 

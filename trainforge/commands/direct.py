@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from trainforge.commands.common import executors_option, next_step, picked, set_option
+
+if TYPE_CHECKING:
+    from trainforge.ci import Asked
+    from trainforge.client import Client
 
 
 @click.command()
@@ -49,6 +54,7 @@ def direct(  # noqa: PLR0917 - click passes by name
     if new_key is not None:
         return _make_key(new_key)
     from dataclasses import replace
+    from functools import partial
 
     from trainforge import project
     from trainforge.ci import Asked
@@ -77,9 +83,16 @@ def direct(  # noqa: PLR0917 - click passes by name
         executors=picked(executors, excluded),
         timeout=read_seconds(timeout),
     )
-    return train(
-        wanted, replace(which, rerun=rerun), runner, asked, only_plan=found.text if only_plan else ""
-    )
+    plan = partial(_plan, found.text, asked) if only_plan else None
+    return train(wanted, replace(which, rerun=rerun), runner, asked, plan=plan)
+
+
+def _plan(manifest: str, asked: Asked, client: Client) -> int:
+    from trainforge.commands.manifest import show_answer
+
+    answer = client.plan(manifest, dict(asked.overrides), asked.executors)
+    show_answer(answer)
+    return 0 if answer.get("plan") else 1
 
 
 def _make_key(path: Path) -> int:

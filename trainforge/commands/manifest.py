@@ -116,7 +116,7 @@ def plan(  # noqa: PLR0917 - click passes by name
     click.echo(summary(found.manifest))
     if answer.get("cells"):
         table(("JOB", "PARAMETERS", "PLAN"), [cell_row(cell) for cell in answer["cells"]])
-    _show_first(answer)
+    show_answer(answer)
     lines = [f"{key}: accepted, not yet in effect" for key in answer.get("inactive", [])]
     for line in lines:
         click.echo(f"  {line}")
@@ -143,7 +143,7 @@ def _unset_secrets(client: Client, found: Project) -> list[tuple[str, str]]:
     return [(name, place) for name in found.manifest.secrets if name not in there]
 
 
-def _show_first(answer: dict[str, Any]) -> None:
+def show_answer(answer: dict[str, Any]) -> None:
     """The one job, or a matrix' first: its machines and parameters, or per executor why not."""
     if answer.get("waiting"):
         click.echo(f"{state_text('waiting')}: no executors fit now")
