@@ -55,6 +55,7 @@ def _job_page(request: Request) -> Response:
     # The log first: what is said after it was read comes over the stream.
     refreshed = "x-live" in request.headers  # by a page that has the log already
     lines = [] if refreshed else sender.queries.last_lines(found, LOG_LINES)
+    version = streams.job_version(sender.queries, found)
     points = sender.queries.last_metrics(found, RECENT_POINTS)
     job = sender.queries.job(found)
     cursor, ended = (lines[-1].cursor if lines else 0), job.state in OUTCOMES
@@ -64,7 +65,7 @@ def _job_page(request: Request) -> Response:
         person=request.state.person,
         here="/jobs",
         stream="" if ended else f"/api/jobs/{found}/logs?page=1&after={cursor}",
-        version=streams.version_of(job),
+        version=version,
         job=job,
         ended=ended,
         meaning=REASONS.get(job.code),

@@ -160,6 +160,19 @@ class Queries(OutputQueries):
             f"there is no executor {which[:80]}", hint="`trainforge executor status` lists the executors"
         )
 
+    def loads(self, job: str) -> dict[str, Load]:
+        """How busy the machines of a job's newest attempt are, by executor."""
+        executors, nodes, jobs = schema.executors, schema.nodes, schema.jobs
+        query = (
+            sa.select(executors.c.id, executors.c.load)
+            .join(nodes, nodes.c.executor_id == executors.c.id)
+            .join(jobs, sa.and_(jobs.c.id == nodes.c.job_id, jobs.c.attempt == nodes.c.attempt))
+            .where(jobs.c.id == job)
+            .order_by(executors.c.id)
+        )
+        with self._database.read() as connection:
+            return {row[0]: Load.model_validate(row[1] or {}) for row in connection.execute(query)}
+
     def _executor(self, row: RowMapping, jobs: list[str], now: float) -> ExecutorView:
         capabilities = Capabilities.model_validate(row["capabilities"])
         seen = row["last_seen"]

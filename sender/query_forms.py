@@ -40,7 +40,10 @@ class LogsQuery(BaseModel):
     q: str = Field(default="", max_length=200, description="a text in the line, whatever the case")
     limit: Limit = 1000
     wait: Wait = 0.0
-    page: Literal["", "1"] = Field(default="", description="as a page shows them: without terminal codes")
+    page: Literal["", "1"] = Field(
+        default="",
+        description="as a page shows them: without terminal codes, and as events the newest alone",
+    )
 
     @property
     def wanted(self) -> LogFilter:

@@ -6,16 +6,20 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 
+from trainforge.config.messages import OUTCOMES
 from trainforge.config.views import LogLine
-from trainforge.sender.context import Sender
-from trainforge.sender.notify import Listener, job_key
+from trainforge.sender.notify import job_key
 from trainforge.sender.store_output import LogFilter, LogPage
 from trainforge.sender.text import plain
+
+if TYPE_CHECKING:
+    from trainforge.sender.context import Sender
+    from trainforge.sender.queries import Queries
 
 KEEP_ALIVE_S = 15.0
 VERSION_EVERY_S = 1.0  # a page in a browser is brought up to date at most so often
@@ -57,55 +61,20 @@ async def wait_for_log(
                 return page
 
 
-async def follow_log(
-    sender: Sender, job: str, *, after: int, wanted: LogFilter, for_page: bool
-) -> AsyncIterator[str]:
-    """Every line as it comes, up to the job's end; for a page also its versions, and text without codes."""
-    versions = _Versions(lambda: job_version(sender, job)) if for_page else None
+async def follow_log(sender: Sender, job: str, *, after: int, wanted: LogFilter) -> AsyncIterator[str]:
+    """Every line as it comes, up to the job's end."""
     with sender.bell.listen(job_key(job)) as listener:
         yield "retry: 1000\n\n"
         while not sender.stopping:
             page = await asyncio.to_thread(sender.queries.logs, job, after=after, limit=CHUNK, wanted=wanted)
             after = page.cursor
             if page.lines:
-                yield "".join(_line_event(line, for_page) for line in page.lines)
-            if versions and (page.ended or versions.due()):
-                yield await versions.read()
+                yield "".join(line_event(line, for_page=False) for line in page.lines)
             if page.ended:
                 yield event({}, name="end")
                 return
-            if len(page.lines) < CHUNK and (said := await _rest(listener, versions)):
-                yield said
-
-
-async def _rest(listener: Listener, versions: _Versions | None) -> str:
-    """Wait until there may be something to say; gives a sign of life when there was nothing for long."""
-    patience = versions.patience() if versions else KEEP_ALIVE_S
-    rung = await listener.wait(patience)
-    if rung and versions:
-        versions.stale = True
-    return "" if rung or patience < KEEP_ALIVE_S else ": still here\n\n"
-
-
-class _Versions:
-    """Limits how often a page's version is worked out."""
-
-    def __init__(self, read: Callable[[], str]) -> None:
-        self._read = read
-        self._clock = asyncio.get_running_loop().time
-        self._next = 0.0
-        self.stale = True
-
-    def due(self) -> bool:
-        return self.stale and self._clock() >= self._next
-
-    def patience(self) -> float:
-        return max(self._next - self._clock(), 0.0) if self.stale else KEEP_ALIVE_S
-
-    async def read(self) -> str:
-        self.stale = False
-        self._next = self._clock() + VERSION_EVERY_S
-        return event(await asyncio.to_thread(self._read), name="version")
+            if len(page.lines) < CHUNK and not await listener.wait(KEEP_ALIVE_S):
+                yield ": still here\n\n"
 
 
 async def follow_version(sender: Sender, keys: list[str], read: Callable[[], str]) -> AsyncIterator[str]:
@@ -127,8 +96,10 @@ async def follow_version(sender: Sender, keys: list[str], read: Callable[[], str
             await listener.wait(LOOK_AGAIN_S)
 
 
-def job_version(sender: Sender, job: str) -> str:
-    return version_of(sender.queries.job(job))
+def job_version(queries: Queries, job: str) -> str:
+    """Of a job's page, which shows how busy its machines are as well."""
+    detail = queries.job(job)
+    return version_of(detail, *(queries.loads(job) if detail.state not in OUTCOMES else {}).values())
 
 
 def shown(line: LogLine, *, for_page: bool) -> dict[str, Any]:
@@ -139,5 +110,5 @@ def shown(line: LogLine, *, for_page: bool) -> dict[str, Any]:
     return data
 
 
-def _line_event(line: LogLine, for_page: bool) -> str:
+def line_event(line: LogLine, *, for_page: bool) -> str:
     return event(shown(line, for_page=for_page), cursor=line.cursor)

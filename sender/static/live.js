@@ -8,15 +8,20 @@ const main = document.querySelector("main[data-stream]");
 const box = document.getElementById("log");
 const log = box && new Log(box);
 const charts = document.getElementById("charts");
+const trouble = document.getElementById("trouble");
 const AGAIN_MS = 10_000;
+const TROUBLE_MS = 3000; // a sender that restarts is back by then
 const REACHED = "a, button, input, select, textarea, summary, [tabindex]"; // by the keyboard
 let busy = false;
 let wanted = "";
 let source = null;
+let again = 0;
+let worry = 0;
 
 if (main) {
   connect();
-  window.addEventListener("pagehide", () => source.close());
+  window.addEventListener("pagehide", () => { source.close(); reached(); });
+  document.getElementById("try-now").addEventListener("click", () => { source.close(); connect(); diagnose(); });
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 }
 if (charts) import("./charts.js").then((module) => module.showCharts(charts));
@@ -24,16 +29,39 @@ tellAges();
 setInterval(tellAges, 10_000);
 
 function connect() {
+  clearTimeout(again);
   source = new EventSource(main.dataset.stream);
+  source.onopen = reached;
   source.addEventListener("version", (event) => {
     refresh(JSON.parse(event.data));
     document.dispatchEvent(new Event("trainforge:news"));
   });
   source.addEventListener("end", () => source.close());
+  source.addEventListener("skipped", () => log?.skipped());
   if (log) source.onmessage = (event) => log.take(JSON.parse(event.data));
   // A browser connects again by itself, but not after an answer that is no stream, as a proxy gives while
   // the sender starts.
-  source.onerror = () => { if (source.readyState === EventSource.CLOSED) setTimeout(connect, AGAIN_MS); };
+  source.onerror = () => {
+    worry ||= setTimeout(diagnose, TROUBLE_MS);
+    if (source.readyState === EventSource.CLOSED) again = setTimeout(connect, AGAIN_MS);
+  };
+}
+
+function reached() {
+  clearTimeout(worry);
+  worry = 0;
+  trouble.hidden = true;
+}
+
+// What is wrong, as far as can be told from here; the page shows its last state meanwhile.
+async function diagnose() {
+  const answer = await fetch("/api/me").catch(() => null);
+  if (source.readyState === EventSource.OPEN) return;
+  trouble.querySelector("b").textContent = !navigator.onLine ? "This computer is offline."
+    : !answer ? "The sender does not answer: it is stopped, or the network between is down."
+    : answer.status === 401 ? "You are logged out: load the page again."
+    : answer.ok ? "The sender answers, but what is new does not come through." : `The sender answers with ${answer.status}.`;
+  trouble.hidden = false;
 }
 
 async function refresh(version) {

@@ -47,6 +47,12 @@ export class Log {
     this.frame ??= requestAnimationFrame(() => this.flush());
   }
 
+  // More was said than is shown: go on at the newest lines, or say that there are some.
+  skipped() {
+    if (this.atEnd && this.follow.checked) { this.waiting = []; this.jumped = true; }
+    else { this.atEnd = false; this.tell(); }
+  }
+
   flush() {
     this.frame = null;
     const lines = this.waiting.splice(0).filter((line) => line.cursor > this.lastCursor());

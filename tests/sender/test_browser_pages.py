@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,45 @@ def test_a_machine_is_greeted_and_a_job_appears_without_loading_again(chromium: 
         site.add_job(subject="A fresh one")
         page.get_by_text("A fresh one").wait_for()
         assert page.locator(f"input[value='{value}']").is_checked()
+
+
+def test_a_page_goes_on_after_its_sender_was_restarted(chromium: Any, tmp_path: Path) -> None:
+    with web(tmp_path) as before:
+        job = before.add_job()
+        before.log(job, "said before")
+        port = int(before.url.rpartition(":")[2])
+        page = chromium.new_context().new_page()
+        page.goto(f"{before.url}/login?link={before.sender.people.new_link(before.sender.now())}")
+        page.get_by_role("button", name="Log in").click()
+        page.goto(f"{before.url}/jobs/{job}")
+        page.evaluate("window.same = true")
+    page.get_by_text("The sender does not answer").wait_for()
+    with web(tmp_path, port=port) as after:
+        after.log(job, "said after")
+        after.set(job, progress=0.25)
+        page.get_by_role("button", name="Try now").click()
+        page.get_by_text("said after").wait_for()
+        page.get_by_role("progressbar", name="Progress").wait_for()
+        sync_api.expect(page.locator("#trouble")).to_be_hidden()
+        assert page.get_by_text("said before").is_visible()
+        assert page.evaluate("window.same")  # the page was never loaded again
+        page.context.close()
+
+
+def test_what_one_browser_does_another_sees(chromium: Any, site: Web) -> None:
+    site.sender.people.add_user("vera", "viewer", site.sender.now())
+    job = site.add_job(subject="Seen by both")
+    with opened(chromium, site) as mine, opened(chromium, site, "vera") as other:
+        mine.goto(f"{site.url}/jobs/{job}")
+        other.goto(f"{site.url}/jobs/{job}")
+        assert other.get_by_role("button", name="Stop").count() == 0
+        mine.get_by_role("button", name="Stop").click()
+        other.get_by_text("stopping").wait_for()
+        site.end(job, "cancelled")
+        for page in (mine, other):
+            page.locator("h1 .state.cancelled").wait_for()
+        mine.get_by_role("button", name="Run again", exact=True).wait_for()
+        assert other.get_by_role("button", name="Run again").count() == 0
 
 
 def test_the_end_of_a_job_is_told_once_and_only_after_a_click(chromium: Any, site: Web) -> None:

@@ -34,7 +34,8 @@ class Web:
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.url = sender.local_url
-        sender.people.add_user("ada", "admin", sender.now())
+        if "ada" not in {user.name for user in sender.people.users()}:
+            sender.people.add_user("ada", "admin", sender.now())
         self.token = self.token_of("ada")
         self.repo = sender.store.add_repository(Repo("builtin:demo", "demo", "", "builtin"), sender.now())
 
@@ -158,10 +159,10 @@ class Web:
 
 
 @contextmanager
-def web(tmp_path: Path, **settings: Any) -> Iterator[Web]:
-    """The application on a free port, without the loops that would act on the facts."""
+def web(tmp_path: Path, *, port: int = 0, **settings: Any) -> Iterator[Web]:
+    """The application on a free port, or on that of one before, without the loops that act on the facts."""
     made = SenderSettings(data_dir=tmp_path / "sender", port=0, **settings)
-    with closing(serve.listen("127.0.0.1", 0)) as listener:
+    with closing(serve.listen("127.0.0.1", port)) as listener:
         sender = open_sender(made)
         sender.local_url = sender.base_url = serve.local_url("127.0.0.1", listener.getsockname()[1])
         listening = threading.Event()
