@@ -109,7 +109,7 @@ async def read_body(request: Request, limit: int = BODY_LIMIT) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            await _let_finish(request)
+            await let_finish(request)
             raise TooLarge(f"the request has more than the {limit} bytes allowed", hint="send less at once")
     return bytes(body)
 
@@ -119,16 +119,16 @@ async def refuse_announced(request: Request, limit: int) -> None:
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
         if "expect" not in request.headers:  # who asks first has sent nothing yet
-            await _let_finish(request)
+            await let_finish(request)
         raise TooLarge(
             f"the request has {announced[:20]} bytes, more than the {limit} allowed", hint="send less at once"
         )
 
 
-async def _let_finish(request: Request) -> None:
+async def let_finish(request: Request) -> None:
     """Throw away what a client still sends, for a moment: one that is cut off would not read the refusal."""
     left = FINISH_BYTES
-    with contextlib.suppress(TimeoutError, ClientDisconnect):
+    with contextlib.suppress(TimeoutError, ClientDisconnect, RuntimeError):  # the last of these: it has ended
         async with asyncio.timeout(FINISH_S):
             async for chunk in request.stream():
                 left -= len(chunk)

@@ -15,10 +15,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from trainforge.config.errors import MessageInvalid, TooLarge, Unreachable
+from trainforge.config.errors import MessageInvalid, TooLarge, TrainForgeError, Unreachable
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
-from trainforge.sender.problems import refuse_announced, text_of
+from trainforge.sender.problems import let_finish, refuse_announced, text_of
 
 MEDIA = "multipart/form-data"
 FILE = "file"
@@ -65,6 +65,10 @@ async def receive(
                 if data := reader.feed(chunk):
                     await in_thread(file.write, data)
         return Upload(reader.finish(), reader.filename, file)
+    except TrainForgeError:
+        file.close()
+        await let_finish(request)
+        raise
     except TimeoutError:
         file.close()
         raise Unreachable(f"the upload took longer than {TIME_S:g} s", hint="try a faster line") from None

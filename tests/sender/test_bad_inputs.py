@@ -374,6 +374,16 @@ def test_a_body_without_end_is_cut_at_the_cap(asked: Asked) -> None:
     assert sent < 64 * 2**20
 
 
+def test_a_body_that_ends_just_over_the_cap_is_too_large(asked: Asked) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield b" " * (2**20 - 9)
+        yield b" " * 19
+
+    headers = asked.site.bearer
+    answer = asked.client.post(f"{asked.site.url}/api/jobs", content=pieces(), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
 def test_a_password_for_git_in_another_alphabet_is_wrong_and_no_more(asked: Asked) -> None:
     for said in (b"Basic \xe9\xe9", b"Basic =", b"Basic //79", b"Basic", b"Bearer \xff"):
         address = f"{asked.site.url}/git/demo.git/info/refs?service=git-upload-pack"
