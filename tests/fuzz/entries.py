@@ -49,6 +49,14 @@ MANIFEST = (
     b"project: {name: digits}\ntraining: {script: train.py, params: {lr: 1e-3}}\n"
     b"resources: {nodes: 1..2, gpu: 24Gi..:1}\non: {push: {branches: [main, 'release/*']}}\n"
 )
+DELIVERIES = (
+    b'create\n{"ref":"x","ref_type":"branch","repository":{"id":1,"full_name":"o/r"}}',
+    b'issue_comment\n{"action":"created","issue":{"number":1,"pull_request":{}},"comment":{"id":2,"user":'
+    b'{"login":"ada"},"body":"/trainforge run"},"repository":{"id":1,"full_name":"o/r"}}',
+    b'check_run\n{"action":"requested_action","requested_action":{"identifier":"stop"},"check_run":{"id":3,'
+    b'"name":"x","head_sha":"' + b"a" * 40 + b'"},"repository":{"id":1,"full_name":"o/r"}}',
+    b'installation\n{"action":"deleted","installation":{"id":1,"app_id":2,"account":{"login":"a"}}}',
+)
 PUSH = (
     b'{"ref":"refs/heads/main","before":"' + b"0" * 40 + b'","after":"' + b"a" * 40 + b'","forced":false,'
     b'"repository":{"id":1,"full_name":"o/r","clone_url":"https://github.com/o/r.git"}}'
@@ -106,6 +114,18 @@ def plan(data: bytes) -> None:
         preview.preview(parse_manifest(data), (), 0.0)
     except ManifestError:
         return
+
+
+def delivery(data: bytes) -> None:
+    """Whatever GitHub calls it: first the event's name, then its payload."""
+    event, _, body = data.partition(b"\n")
+    try:
+        found = parse_delivery(words(event), "12345678-abcd", body)
+    except MessageInvalid as error:
+        assert error.status == 400
+        return
+    if found.repository is not None:
+        assert isinstance(found.repository.number, int)
 
 
 def webhook(data: bytes) -> None:
@@ -334,6 +354,7 @@ ENTRIES: dict[str, Entry] = {
     "manifest": Entry(manifest, (MANIFEST, b"", b"# nothing", b"a: &x [*x]", b"\xff\xfe", b"[" * 2000)),
     "overrides": Entry(overrides, (b"training.params.lr=0.1", b"resources.nodes=2..1", b"a.b.c=", b"=")),
     "plan": Entry(plan, (MANIFEST, MANIFEST + b"strategy: {matrix: {lr: [1, 2, 3], seed: [1, 2]}}\n")),
+    "delivery": Entry(delivery, DELIVERIES),
     "webhook": Entry(webhook, (PUSH, PUSH[:-1], b'{"ref":1}', b"[" * 5000, b'{"a":1e999}', b'{"a":NaN}')),
     "notice": Entry(notice, (NOTICE, NOTICE[:-9], b'{"repository":"x","refs":[{}]}')),
     "forge": Entry(forge, (PUSH, FORGED, ENDPOINT, b'{"repository":{"links":{"clone":[1]}}}', b"[" * 5000)),
