@@ -145,6 +145,8 @@ class Agent:
         """The sender answers, or does not any more: said once."""
         if problem is None:
             log.info("connected to %s", self.identity.sender_url or self.link.sender)
+        elif self.mailbox is not None:  # as is usual between two runs
+            log.info("no one-shot sender is here; running jobs go on")
         else:
             log.warning("%s; trying again, running jobs go on", problem.message.rstrip("."))
         words = problem.message if problem else ""
