@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 _TALK = {"pull_requests": "write"}
 _REACTIONS: dict[str, Reaction] = {one: one for one in ("+1", "-1", "confused", "rocket", "eyes")}
 LOOK_EVERY_S = 10.0
+GAP_S = 0.25  # however much happens
 LIST_EVERY_S = 1800.0  # pull requests of which no delivery came
 FIRST_REST_S, LONGEST_REST_S = 5.0, 900.0
 AGAIN_S = 20.0  # between two tellings of a job whose state is the same
@@ -49,6 +50,7 @@ async def run(sender: Sender) -> None:
     while not sender.stopping:
         with sender.bell.listen(JOBS, GITHUB) as listener:
             await asyncio.to_thread(teller.look)
+            await sender.bell.wait("end", GAP_S)
             await listener.wait(LOOK_EVERY_S)
 
 
@@ -57,9 +59,12 @@ class Teller:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._rest: dict[str, tuple[float, float]] = {}  # of a connection: until when, and how long
+        # Of a part of a connection's work: until when it rests, and for how long.
+        self._rest: dict[tuple[str, str], tuple[float, float]] = {}
         self._listed: dict[str, float] = {}
+        self._told: dict[str, object] = {}  # how jobs and pull requests were when they were told of last
         self._left = 0
+        self._asked = False
 
     def look(self) -> None:
         """Tell what is to be told now, as far as GitHub lets us."""
@@ -73,40 +78,48 @@ class Teller:
         due: dict[str, list[tuple[RowMapping, RowMapping | None]]] = {one: [] for one in since}
         for row, told in sender.store.reportable(since):
             due[row["repository_id"]].append((row, told))
-        sender.store.reported_until(now)
+        new = [row["id"] for rows in due.values() for row, told in rows if told is None]
+        sender.store.note_reports(new, now)
         for connection in connections:
             if sender.stopping:
                 return
-            if self._rest.get(connection.repository_id, (0.0, 0.0))[0] <= now:
-                self._left = MOST_CALLS
-                self._connection(connection, due[connection.repository_id])
+            self._left, self._asked = MOST_CALLS, False
+            self._connection(connection, due[connection.repository_id])
 
     def _connection(self, connection: Connection, due: list[tuple[RowMapping, RowMapping | None]]) -> None:
-        for part in (
-            partial(self._commands, connection),
-            partial(self._reports, connection, due),
-            partial(self._pulls, connection),
-        ):
+        """One part that may not do its work leaves the others theirs."""
+        parts: dict[str, Callable[[], None]] = {
+            "commands": partial(self._commands, connection),
+            "jobs": partial(self._reports, connection, due),
+            "pull requests": partial(self._pulls, connection),
+        }
+        well = True
+        for name, part in parts.items():
+            key = (connection.repository_id, name)
+            if self._rest.get(key, (0.0, 0.0))[0] > self._sender.now():
+                well = False
+                continue
             try:
                 part()
+                self._rest.pop(key, None)
             except TrainForgeError as error:
-                self._pause(connection, error)
-                return
-        self._rest.pop(connection.repository_id, None)
-        if connection.problem:
+                well = False
+                for resting in parts if isinstance(error, GitHubBusy) else [name]:
+                    self._pause(connection, resting, error)
+        if well and self._asked and connection.problem:
             self._sender.store.note_connection(connection.repository_id, problem="")
 
-    def _pause(self, connection: Connection, error: TrainForgeError) -> None:
-        """Leave the connection alone for a while; how long, GitHub says or its failures do."""
-        now = self._sender.now()
-        _, before = self._rest.get(connection.repository_id, (0.0, 0.0))
+    def _pause(self, connection: Connection, part: str, error: TrainForgeError) -> None:
+        """Leave a part of a connection's work for a while; how long, GitHub says or its failures do."""
+        now, key = self._sender.now(), (connection.repository_id, part)
+        _, before = self._rest.get(key, (0.0, 0.0))
         rest = min(max(before * 2, FIRST_REST_S), LONGEST_REST_S)
         if isinstance(error, GitHubBusy):
             rest = max(error.until - now, 1.0)
         elif not isinstance(error, Unreachable):
             rest = max(rest, 60.0)
-        log.warning("%s is told again in %.0f s: %s", connection.full_name, rest, error)
-        self._rest[connection.repository_id] = (now + rest, rest)
+        log.warning("%s, %s: again in %.0f s: %s", connection.full_name, part, rest, error)
+        self._rest[key] = (now + rest, rest)
         self._sender.store.note_connection(connection.repository_id, problem=str(error)[:500])
 
     # --- jobs -------------------------------------------------------------------------------------------
@@ -126,9 +139,13 @@ class Teller:
         if not is_told(row) or (not by_app and sender.store.newer_job(row)):
             sender.store.drop_report(row["id"], now, "not told")
             return
+        if self._told.get(row["id"]) == _moment(row):
+            return
         report = report_of(sender, connection, row)
         payload = check_run(report) if by_app else status(report)
         now_told = f"{_stage(report)}:{digest(payload)}"
+        if told is not None and told["told"] == now_told:
+            self._told[row["id"]] = _moment(row)
         if told is not None and (told["told"] == now_told or _rests(told, report, now)):
             return
         sender.store.begin_report(row["id"], now)
@@ -146,6 +163,7 @@ class Teller:
                 sender.store.rest_report(row["id"], now + rest, str(error)[:500])
             return
         sender.store.reported(row["id"], now_told, number, due=now + AGAIN_S, done=report.over)
+        self._told.pop(row["id"], None)
 
     def _tell_job(
         self,
@@ -161,7 +179,7 @@ class Teller:
             calls.set_status(report.commit, payload)
             return None
         number = told["remote_id"] if told is not None else None
-        if number is None and told is not None:  # begun before; did it arrive?
+        if number is None and told is not None and told["begun"]:  # before; did it arrive?
             number = calls.find_check_run(report.commit, report.context, report.job)
         if number is None:
             return calls.create_check_run(payload)
@@ -271,7 +289,11 @@ class Teller:
     def _comment(self, connection: Connection, calls: Callable[[], Calls], pull: RowMapping) -> None:
         sender, where = self._sender, (pull["repository_id"], pull["number"])
         plan = PullPlan.model_validate(pull["plan"])
-        rows = [row for row in sender.store.jobs_at(pull["repository_id"], pull["head_sha"]) if is_told(row)]
+        found = sender.store.jobs_at(pull["repository_id"], pull["head_sha"])
+        key, seen = f"{where}", (*map(_moment, found), pull["told"], str(pull["plan"]), pull["asked"])
+        if pull["told"] and self._told.get(key) == seen:
+            return
+        rows = [row for row in found if is_told(row)]
         newest = {(row["manifest_path"], str(row["cell"])): row for row in rows}
         reports = [report_of(sender, connection, row) for row in newest.values()]
         if not (plan.manifests or reports or pull["asked"] or pull["remote_id"]):
@@ -280,6 +302,7 @@ class Teller:
         body = comment(plan, reports).replace(MARKER, _first_line(mark), 1)
         told = digest({"body": body})
         if told == pull["told"]:
+            self._told[key] = seen
             return
         self._left -= 2
         if not pull["mark"]:
@@ -315,6 +338,7 @@ class Teller:
                 if not opened:
                     repository = later.enter_context(asking(self._sender, connection, needs))
                     opened.append(Calls(repository, connection.full_name))
+                self._asked = True
                 return opened[0]
 
             yield calls
@@ -323,6 +347,22 @@ class Teller:
 def _stage(report: Report) -> str:
     """What is told at once; other changes are gathered for a while."""
     return f"{report.state}{'-stopping' * report.stopping}{'-publishing' * report.publishing}"
+
+
+def _moment(row: RowMapping) -> object:
+    """What a job is told by, as far as its row shows it: while it is the same there is nothing to tell."""
+    names = (
+        "id",
+        "version",
+        "state",
+        "ending",
+        "attempt",
+        "stop_requested",
+        "result_commit",
+        "gates",
+        "waiting",
+    )
+    return str([row[name] for name in names])
 
 
 def _rests(told: RowMapping, report: Report, now: float) -> bool:

@@ -1,7 +1,7 @@
 """The tables of telling GitHub: what it was told of each job and pull request, and what people asked there.
 
 As in `schema.py`: only the `store*` modules and `queries.py` speak SQL, times are unix seconds. `told` is a
-digest of what was told last, `begun` when telling it first was tried, `due` when it may be tried again.
+digest of what was told last, `begun` when telling it was first tried, `due` when it may be tried again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ github_reports = Table(
     "github_reports",
     metadata,
     Column("job_id", Text, primary_key=True),
-    Column("begun", Float, nullable=False),
+    Column("begun", Float),
     _no("done"),
     *_telling(),
 )

@@ -92,37 +92,38 @@ class ReportStore(Database):
                 c.execute(sa.update(s.meta).where(s.meta.c.key == UNTIL).values(value=str(now)))
 
     def reportable(self, since: Mapping[str, float]) -> list[tuple[RowMapping, RowMapping | None]]:
-        """Jobs of which something may be told, oldest first, and what was told of each.
+        """Jobs of which something may be told, those of which nothing was told first, and what was told.
 
         `since` has the repositories' ids, and from when on their jobs count.
         """
         j, r = s.jobs, github_reports
-        open_ = sa.select(r.c.job_id).where(r.c.done.is_(False)).scalar_subquery()
+        open_ = sa.select(r.c.job_id).where(r.c.done.is_(False))
+        untold = sa.select(r.c.job_id).where(r.c.done.is_(False), r.c.told != "")
         with self.read() as c:
             until = float(c.execute(sa.select(s.meta.c.value).where(s.meta.c.key == UNTIL)).scalar_one())
             query = (
                 sa.select(j)
                 .where(j.c.repository_id.in_(since))
                 .where(sa.or_(j.c.ended.is_(None), j.c.ended > until - OVERLAP_S, j.c.id.in_(open_)))
-                .order_by(j.c.created, j.c.id)
+                .where(j.c.id.not_in(sa.select(r.c.job_id).where(r.c.done.is_(True))))
+                .order_by(j.c.id.in_(untold), j.c.created, j.c.id)
                 .limit(MOST)
             )
             rows = c.execute(query).mappings().all()
-            told = {
-                row["job_id"]: row
-                for row in c.execute(
-                    sa.select(r).where(r.c.job_id.in_([row["id"] for row in rows]))
-                ).mappings()
-            }
+            mine = sa.select(r).where(r.c.job_id.in_([row["id"] for row in rows]))
+            told = {row["job_id"]: row for row in c.execute(mine).mappings()}
         found = [(row, told.get(row["id"])) for row in rows]
         return [
             (row, report)
             for row, report in found
-            if (row["created"] >= since[row["repository_id"]] if report is None else not report["done"])
+            if report is not None or row["created"] >= since[row["repository_id"]]
         ]
 
-    def reported_until(self, now: float) -> None:
+    def note_reports(self, jobs: Sequence[str], now: float) -> None:
+        """Jobs that are to be told, whenever that will be possible, and up to when that is known."""
         with self.write() as c:
+            for job in jobs:
+                self.add_new(c, github_reports, {"job_id": job})
             c.execute(sa.update(s.meta).where(s.meta.c.key == UNTIL).values(value=str(now)))
 
     def newer_job(self, job: RowMapping) -> bool:
@@ -141,7 +142,9 @@ class ReportStore(Database):
     def begin_report(self, job: str, now: float) -> None:
         """Noted before GitHub is told for the first time: what was begun is looked for before it is made."""
         with self.write() as c:
-            self.add_new(c, github_reports, {"job_id": job, "begun": now})
+            r = github_reports
+            self.add_new(c, r, {"job_id": job})
+            c.execute(sa.update(r).where(r.c.job_id == job, r.c.begun.is_(None)).values(begun=now))
 
     def reported(self, job: str, told: str, remote_id: int | None, *, due: float, done: bool) -> None:
         self._report(job, told=told, remote_id=remote_id, done=done, tries=0, due=due, problem="")

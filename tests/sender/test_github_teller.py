@@ -74,7 +74,8 @@ def test_an_app_has_a_check_run_with_summary_and_buttons(site: Hub, job: str) ->
     assert (first["conclusion"], second["conclusion"]) == ("success", "failure")
     assert "+0.02" in second["output"]["summary"], "compared with the result before it"
     assert first["output"]["title"] == "completed in 12 s"
-    assert all(token.revoked for token in site.github.tokens.values() if token.app == app.id)
+    made = [token for token in site.github.tokens.values() if token.app == app.id]
+    assert all(token.revoked for token in made if "contents" not in token.permissions), "but the one for git"
 
 
 def test_a_manifest_that_cannot_be_used_is_annotated_once(site: Hub) -> None:
@@ -119,6 +120,31 @@ def test_patience_is_kept_and_nothing_is_lost(site: Hub, job: str) -> None:
     site.github.rate.remaining = 5000
     site.look()
     assert len(site.statuses()) == 2
+
+
+def test_a_job_that_came_and_went_while_github_was_away_is_told(site: Hub, job: str) -> None:
+    site.connect()
+    site.github.fail(502, times=99)
+    site.look()
+    site.change(job, state="completed")
+    for _ in range(3):
+        site.ahead += 600
+        Teller(site.sender).look()
+    assert site.statuses() == []
+    site.github.troubles.clear()
+    Teller(site.sender).look()
+    assert site.statuses() == [("success", "completed in 12 s")]
+
+
+def test_what_a_token_may_not_do_leaves_it_the_rest(site: Hub, job: str) -> None:
+    site.connect()
+    for token in site.github.tokens.values():
+        del token.permissions["pull_requests"], token.permissions["issues"]
+    site.look()
+    site.change(job, state="running")
+    site.look()
+    assert len(site.statuses()) == 2
+    assert "Pull requests" in site.sender.store.connections()[0].problem
 
 
 def test_a_commit_that_github_does_not_have_stands_in_no_ones_way(site: Hub, job: str) -> None:

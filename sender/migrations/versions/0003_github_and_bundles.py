@@ -38,7 +38,7 @@ def _reports() -> None:
     op.create_table(
         "github_reports",
         sa.Column("job_id", sa.Text(), nullable=False),
-        sa.Column("begun", sa.Float(), nullable=False),
+        sa.Column("begun", sa.Float(), nullable=True),
         sa.Column("done", sa.Boolean(), server_default=no, nullable=False),
         *_telling(),
         sa.PrimaryKeyConstraint("job_id", name="pk_github_reports"),
