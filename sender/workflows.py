@@ -28,6 +28,7 @@ from trainforge.sender.strangers import strangers
 from trainforge.sender.workflow_tokens import new_workflow_token
 
 SOURCE = "oidc"  # under which used tokens are remembered
+RUNS = "workflow"  # and runs that stand in the audit log: each renews its token every few minutes
 _PULL = re.compile(r"refs/pull/([1-9][0-9]{0,9})/merge\Z")
 _REF = re.compile(r"refs/(?:heads|tags)/(.+)\Z", re.DOTALL)
 FORK_HINT = "have a person with write access push the branch to this repository"
@@ -66,8 +67,9 @@ def admit(sender: Sender, token: str) -> dict[str, object]:
     scope = Scope(repo.name, repo.id, run.ref, run.commit, may_run)
     actor = f"workflow:{run.repository}#{run.run_id}"
     made, expires = new_workflow_token(sender, actor, scope)
-    said = {"actor": run.actor, "event": run.event, "ref": run.ref, "commit": run.commit, "run": may_run}
-    sender.store.audit(actor, "workflow.admitted", repo.id, said, now=now)
+    if sender.store.first_delivery(RUNS, f"{run.repository_id}:{run.run_id}:{run.run_attempt}", now):
+        said = {"actor": run.actor, "event": run.event, "ref": run.ref, "commit": run.commit, "run": may_run}
+        sender.store.audit(actor, "workflow.admitted", repo.id, said, now=now)
     return {
         "token": made,
         "expires": expires,

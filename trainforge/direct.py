@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx2
@@ -66,6 +66,7 @@ def from_workflow(runner: Runner, asked: ci.Asked, *, allow_private: bool = Fals
         allow_private=allow_private,
     )
     runner.hide(wanted.git_token)
+    asked = replace(asked, wait=True, stop=True)  # nobody else would look after the job
     which = Commit(runner.get("GITHUB_SHA"), runner.get("GITHUB_REF"), ci.is_rerun(runner))
     return train(wanted, which, runner, asked)
 

@@ -63,14 +63,16 @@ def _refused(site: Web, token: str, status: int, words: str) -> None:
 
 
 def test_a_run_gets_a_token_for_its_own_commit_and_once(site: Web, github: Issuer) -> None:
-    token = github.token(site.url)
+    token = github.token(site.url, run_id="4711")
     given = _exchange(site, token).json()
     assert given.pop("token").count(".") == 2
     assert 200 < given.pop("expires") - time.time() <= 300
     assert given == {"repository": "demo", "ref": "refs/heads/main", "commit": COMMIT, "run": True}
     _refused(site, token, 401, "used before")
     last = site.sender.store.audit_rows(limit=1)[0]
-    assert (last["action"], last["actor"]) == ("workflow.admitted", "workflow:octo-org/octo-repo#9876")
+    assert (last["action"], last["actor"]) == ("workflow.admitted", "workflow:octo-org/octo-repo#4711")
+    _admitted(site, github, run_id="4711")  # the same run renews its token
+    assert site.sender.store.audit_rows(limit=1)[0]["n"] == last["n"]
 
 
 def test_a_repository_that_is_connected_has_its_number_already(site: Web, github: Issuer) -> None:
