@@ -7,9 +7,11 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
@@ -21,9 +23,12 @@ from trainforge.sender import migrate
 from trainforge.sender.database import make_engine
 from trainforge.sender.fence import Fence
 from trainforge.sender.migrate import back_up
+from trainforge.sender.schema import jobs
 from trainforge.sender.schema_trust import metadata
 from trainforge.sender.store import Store
+from trainforge.sender.store_commands import MOST_OPEN, Asked
 from trainforge.sender.store_events import DELIVERY_LIFE_S, NewEvent, NewJob, Noted, Repo
+from trainforge.sender.store_reports import Pull
 from trainforge.sender.store_visits import Admitted, Visit
 
 COMMIT = "a" * 40
@@ -288,3 +293,62 @@ def test_without_the_fence_file_the_clock_gives_an_incarnation_that_was_not_used
     Fence(store, tmp_path / "fence.json").next()
     (tmp_path / "fence.json").unlink()
     assert Fence(store, tmp_path / "fence.json", lambda: 4000.0).incarnation == 1001
+
+
+# --- what GitHub is told ----------------------------------------------------------------------------------
+
+
+def test_what_github_is_to_be_told_is_remembered_until_it_was(store: Store, project: Repo) -> None:
+    (job,) = add_job(store) or []
+    store.begin_reports(10.0)
+    ((row, told),) = store.reportable({project.id: 0.0})
+    assert (row["id"], told) == (job, None)
+    assert store.reportable({project.id: 50.0}) == [], "it is older than the connection"
+    store.note_reports([job], 10.0)
+    store.begin_report(job, 11.0)
+    store.begin_report(job, 12.0)
+    store.reported(job, "running:1", 7, due=20.0, done=False)
+    ((row, told),) = store.reportable({project.id: 50.0})
+    assert told is not None
+    assert (told["begun"], told["told"], told["remote_id"]) == (11.0, "running:1", 7)
+    store.reported(job, "completed:2", 7, due=0.0, done=True)
+    assert store.reportable({project.id: 0.0}) == []
+    assert [row["id"] for row in store.jobs_at(project.id, COMMIT)] == [job]
+    assert not store.newer_job(store.job(job))
+    assert store.durations(project.id, "trainforge.yaml") == []
+
+
+def test_a_job_is_compared_with_its_pull_requests_base(store: Store, project: Repo) -> None:
+    (job,) = add_job(store) or []
+    pull = Pull(project.id, 3, "b" * 40, "change", "dev", COMMIT, fork=False, open=True)
+    store.hint_pull(pull, 1.0)
+    store.put_pull(pull, 2.0)
+    assert (store.base_ref(project.id, "b" * 40), store.base_ref(project.id, COMMIT)) == (
+        "refs/heads/dev",
+        "",
+    )
+    store.change_pull(project.id, 3, stale=False)
+    assert [row["number"] for row in store.live_pulls(project.id)] == [3]
+    store.put_pull(replace(pull, open=False), 3.0)
+    assert (store.live_pulls(project.id), store.base_ref(project.id, "b" * 40)) == ([], "")
+    row = store.job(job)
+    with store.write() as c:
+        c.execute(sa.update(jobs).values(state="completed", metrics={"loss": 1.0}))
+    assert store.base_result(row, row["ref"]) is None, "not with the same commit"
+    found = store.base_result({**row, "commit": "b" * 40}, row["ref"])  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.job, found.metrics) == (job, {"loss": 1.0})
+
+
+def test_a_command_counts_once_and_only_so_many_wait(store: Store, project: Repo) -> None:
+    asked = Asked(project.id, "comment:1", "ada", "/trainforge run", comment_id=1, number=3)
+    assert store.add_command(asked, 1.0)
+    assert not store.add_command(asked, 2.0)
+    assert store.open_commands(project.id, 2.0) == [asked]
+    store.acted_on(asked, "rocket", "", 3.0)
+    (open_,) = store.open_commands(project.id, 3.0)
+    assert (open_.acted, open_.reaction) == (True, "rocket")
+    store.answered(asked, 4.0)
+    assert store.open_commands(project.id, 5.0) == []
+    made = [store.add_command(replace(asked, origin=f"comment:{n}"), 5.0) for n in range(2, 70)]
+    assert made.count(True) == MOST_OPEN
