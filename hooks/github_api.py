@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trainforge.config.errors import Conflict, Forbidden, NotFound, NotTrusted, TrainForgeError, Unreachable
-from trainforge.hooks.addresses import AddressRefused, validate_url
+from trainforge.hooks.addresses import AddressRefused
+from trainforge.hooks.outward import check_url
 
 if TYPE_CHECKING:
     from github import Auth, Github, GithubIntegration
@@ -92,10 +93,9 @@ def check_api_url(url: str) -> str:
     Raises:
         AddressRefused: not an HTTP address; plain HTTP only to this machine.
     """
-    address = validate_url(url.rstrip("/"))
-    near = address.scheme == "http" and address.host in ("127.0.0.1", "localhost", "[::1]", "::1")
-    if address.scheme != "https" and not near:
-        raise AddressRefused(f"{url[:200]!a} is not the address of GitHub's API", hint=f"as in {GITHUB}")
+    host = check_url(url, allow_private=True)
+    if not url.startswith("https://") and host not in ("127.0.0.1", "localhost", "::1"):
+        raise AddressRefused(f"{url[:200]!a} would carry a token in the clear", hint=f"as in {GITHUB}")
     return url.rstrip("/")
 
 

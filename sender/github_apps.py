@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from trainforge.config.errors import MessageInvalid, NotFound
+from trainforge.config.errors import Conflict, MessageInvalid, NotFound
 from trainforge.config.views import GitHubAppView
 from trainforge.hooks.github_api import check_api_url, convert_manifest, site_of
 from trainforge.sender import sealed
 from trainforge.sender.context import Sender
 from trainforge.sender.github_access import app_secrets
-from trainforge.sender.github_diagnosis import APP_EVENTS, APP_PERMISSIONS, hook_url
+from trainforge.sender.github_diagnosis import APP_EVENTS, APP_PERMISSIONS, hook_url, out_of_reach
 from trainforge.sender.store_github import App
 
 LIFE_S = 3600.0  # a code of GitHub's is good for as long
@@ -41,8 +41,14 @@ def begin(sender: Sender, *, api_url: str, organization: str, by: str) -> tuple[
     """The address of the page with the form, for whoever may have it, and when it ends (unix seconds).
 
     Raises:
-        MessageInvalid: not an organization's name. AddressRefused: not the address of an API.
+        MessageInvalid: not an organization's name. AddressRefused: not the address of an API. Conflict:
+            GitHub could not reach the App's webhook.
     """
+    if out_of_reach(sender, check_api_url(api_url)):
+        raise Conflict(
+            f"GitHub makes no App for {sender.base_url}, which it cannot reach",
+            hint="set the sender's public_url to where the internet reaches it",
+        )
     if organization and not _ORGANIZATION.match(organization):
         raise MessageInvalid(f"{organization[:80]!a} is not the name of an organization")
     state, now = secrets.token_urlsafe(32), sender.now()

@@ -7,11 +7,10 @@ import secrets
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.views import GitHubConnectionView, GitHubFinding, GitHubReport
-from trainforge.hooks.addresses import is_private, validate_url
+from trainforge.hooks.addresses import validate_url
 from trainforge.hooks.github_api import (
     GITHUB,
     Access,
@@ -146,10 +145,6 @@ def view(sender: Sender, connection: Connection) -> GitHubConnectionView:
     )
 
 
-def _host(url: str) -> str:
-    return urlsplit(url).hostname or ""
-
-
 # --- the connection itself ------------------------------------------------------------------------------
 
 
@@ -215,7 +210,7 @@ def _hook(sender: Sender, connection: Connection, wanted: bool) -> GitHubFinding
     if not wanted:
         return good("webhook", "none was wanted: pushes are found by polling")
     url = diagnosis.hook_url(sender)
-    if is_private(_host(sender.base_url)) and not is_private(_host(connection.api_url)):
+    if diagnosis.out_of_reach(sender, connection.api_url):
         return bad(
             "webhook",
             f"none was made, as GitHub cannot reach {sender.base_url}: pushes are found by polling",

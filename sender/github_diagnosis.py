@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.views import GitHubFinding
+from trainforge.hooks.addresses import is_private
 from trainforge.hooks.github_api import GitHubApi, GitHubForbids, GitHubRefuses, permission_words, site_of
 from trainforge.sender.context import Sender
 from trainforge.sender.github_access import api_of
@@ -23,6 +25,7 @@ NO_COMMIT = "0" * 40
 APP_PERMISSIONS = {
     "checks": "write",
     "contents": "write",
+    "issues": "read",  # without it GitHub takes no manifest with `issue_comment`, of pull requests either
     "metadata": "read",
     "pull_requests": "write",
     "statuses": "write",
@@ -44,6 +47,12 @@ _LEVELS = {"": 0, "read": 1, "write": 2, "admin": 3}
 
 def hook_url(sender: Sender) -> str:
     return f"{sender.base_url}/webhooks/github"
+
+
+def out_of_reach(sender: Sender, api_url: str) -> bool:
+    """Whether GitHub could never send anything here: it is outside, and this sender's address inside."""
+    here, there = (urlsplit(url).hostname or "" for url in (sender.base_url, api_url))
+    return is_private(here) and not is_private(there)
 
 
 def good(what: Any, says: str) -> GitHubFinding:

@@ -137,7 +137,7 @@ OPERATIONS: dict[str, Operation] = {
         "What a connection needs and has", GitHubReport, github_routes.CheckAsk, refusals=(GONE,)
     ),
     "POST /api/github/apps": Operation(
-        "Begin to make a GitHub App", a.Beginning, github_routes.AppAsk, refusals=(400,)
+        "Begin to make a GitHub App", a.Beginning, github_routes.AppAsk, refusals=(400, MOVED)
     ),
     # --- secrets
     "GET /api/secrets": Operation(

@@ -183,6 +183,7 @@ def test_names_that_are_none(name: str) -> None:
 
 
 def test_addresses_and_words() -> None:
+    assert check_api_url(GITHUB) == GITHUB
     assert check_api_url("https://github.example.org/api/v3/") == "https://github.example.org/api/v3"
     assert site_of(GITHUB) == "https://github.com"
     assert site_of("https://github.example.org/api/v3") == "https://github.example.org"
@@ -191,6 +192,9 @@ def test_addresses_and_words() -> None:
         "http://github.example.org/api/v3",
         "https://u:p@x/api",
         "http://10.0.0.7/api/v3",
+        "",
+        "https://x/?a=b",
+        "file:///etc",
     ):
         with pytest.raises(AddressRefused):
             check_api_url(wrong)

@@ -261,3 +261,6 @@ def test_without_an_address_that_github_reaches_pushes_are_polled(site: Web) -> 
     assert not found.ok
     assert "GitHub cannot reach http://192.168.1.7:8420" in found.says
     assert "public_url" in found.hint
+    refused = site.ask("POST", "/api/github/apps", json={})
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    assert "public_url" in refused.json()["hint"]

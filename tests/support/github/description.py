@@ -62,6 +62,13 @@ def webhook_examples() -> dict[str, list[dict[str, Any]]]:
 
 
 @cache
+def hook_events(kind: str) -> frozenset[str]:
+    """The events that a hook of a `repository` or an `app` may ask for."""
+    described = (one["post"]["x-github"] for one in description()["x-webhooks"].values())
+    return frozenset(str(one["subcategory"]) for one in described if kind in one["supported-webhook-types"])
+
+
+@cache
 def _example(method: str, path: str, status: str) -> str:
     operation = description()["paths"][path][method.lower()]
     content = _resolved(operation["responses"][status])["content"]["application/json"]

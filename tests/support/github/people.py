@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from support.github.check_routes import run_json
 from support.github.deliveries import deliver, ping_payload
-from support.github.description import webhook_examples
+from support.github.description import hook_events, webhook_examples
 from support.github.state import (
     App,
     Hook,
@@ -116,6 +116,7 @@ class People(Base):
 
     def post_manifest(self, manifest: Json, state: str, owner: str = "ada") -> str:
         """Somebody agrees to an App that a form describes; where their browser is sent then."""
+        _check_manifest(manifest)
         hook = manifest.get("hook_attributes", {})
         app = self.add_app(
             re.sub(r"[^a-z0-9]+", "-", manifest["name"].lower()),
@@ -319,3 +320,21 @@ def _pushed_commit(found: Repository, sha: str) -> Json:
         "url": f"{found.site}/{found.full_name}/commit/{sha}", "author": who, "committer": who,
         "added": [], "removed": [], "modified": [],
     }  # fmt: skip
+
+
+# What GitHub wants for an event in a manifest; an App need not ask for `installation`, and may not.
+_NEEDED = {
+    "issue_comment": "issues", "pull_request": "pull_requests", "check_run": "checks",
+    "repository": "metadata",
+}  # fmt: skip
+
+
+def _check_manifest(manifest: Json) -> None:
+    """As GitHub's page does: "Default events are not supported by permissions: ..."."""
+    events = set(manifest.get("default_events", []))
+    allowed = hook_events("app") - {"installation", "installation_repositories"}
+    assert events <= allowed, f"Default events unsupported: {events - allowed}"
+    has = {**manifest["default_permissions"], "metadata": "read"}
+    lacking = [event for event in events if _NEEDED.get(event, "contents") not in has]
+    assert not lacking, f"Default events are not supported by permissions: {lacking}"
+    assert len(manifest["name"]) <= 34, "Name is too long (maximum is 34 characters)"

@@ -7,14 +7,10 @@ from typing import Any
 
 from support.github.calls import Call, Refusal, invalid, route
 from support.github.deliveries import listed
-from support.github.description import example, overlaid
+from support.github.description import example, hook_events, overlaid
 from support.github.state import REPO, Hook, Json, Repository, hook_json, user
 
 Answer = tuple[int, Any]
-HOOK_EVENTS = {
-    "*", "push", "create", "delete", "pull_request", "issue_comment", "check_run", "check_suite",
-    "repository", "workflow_dispatch", "repository_dispatch", "workflow_run", "status", "ping", "meta",
-}  # fmt: skip
 
 
 @route("GET", "/rate_limit")
@@ -75,8 +71,8 @@ def _check_hook(call: Call, url: str, events: list[str]) -> None:
             "url",
             "url is not supported because it isn't reachable over the public Internet (127.0.0.1)",
         )
-    if unknown := sorted(set(events) - HOOK_EVENTS):
-        raise invalid("Hook", "events", f"unknown events: {', '.join(unknown)}")
+    if unknown := sorted(set(events) - hook_events("repository") - {"*"}):
+        raise call.github.wrong(invalid("Hook", "events", f"unknown events: {', '.join(unknown)}"))
 
 
 @route("GET", REPO + "/hooks/{hook_id}", ("repository_hooks", "read"))
