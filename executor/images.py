@@ -74,13 +74,13 @@ class Images:
             name, about = self._built(around.dockerfile, cwd, setup, offline=around.network == "none")
         else:
             name = qualified(around.image or usual)
-            about = self._fetched(name, setup)
+            about = self.fetch(name, setup)
         inside = self.look(str(about["Id"]))
         image = Image(
             name=name,
             id=str(about["Id"]),
             python=inside.python,
-            digest=next(iter(about.get("RepoDigests") or []), ""),
+            digest=digest_of(name, about),
             path=_own_path(about),
             version=inside.version,
             engine=self.engine.words,
@@ -88,7 +88,12 @@ class Images:
         setup.say(f"image {name} is {image.digest or image.id}, with Python {inside.version}")
         return image, inside
 
-    def _fetched(self, name: str, setup: Setup) -> dict[str, Any]:
+    def fetch(self, name: str, setup: Setup) -> dict[str, Any]:
+        """What the engine knows of the image that the name means now, which is on this machine from here on.
+
+        Raises:
+            NodeFailed: `container_failed`; neither the registry nor this machine has it.
+        """
         here = self.engine.inspect(name)
         if name.startswith(HERE) or (here is not None and "@" in name):
             if here is None:
@@ -222,6 +227,15 @@ def qualified(name: str) -> str:
     if slash and ("." in first or ":" in first or first == "localhost"):
         return name
     return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
+
+
+def digest_of(name: str, about: dict[str, Any]) -> str:
+    """The registry's name of these very bytes; empty for what is of none. Podman may know several."""
+    bare = re.sub(r"(:[^:/@]*)?(@.*)?$", "", name)
+    own = [
+        digest for digest in map(qualified, about.get("RepoDigests") or []) if digest.startswith(f"{bare}@")
+    ]
+    return max(own, key=lambda digest: digest.endswith(str(about.get("Digest"))), default="")
 
 
 def packages(cache: Path, folder: Path) -> str:

@@ -35,17 +35,6 @@ BARE = (
 IMAGE = f"environment: {{image: '{engines.IMAGE}', network: none}}\n"
 
 
-@pytest.fixture(params=engines.KINDS)
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[engines.TestEngine]:
-    if os.geteuid():
-        pytest.skip("only root can start an engine of its own")
-    made = engines.engine(request.param)
-    for name, value in made.env.items():
-        monkeypatch.setenv(name, value)
-    yield made
-    assert made.run("ps", "-aq") == "", "a container was left behind"
-
-
 LOOK = """\
 import json, os, pathlib, socket, sys
 out = pathlib.Path(os.environ["TRAINFORGE_OUTPUT_DIR"])
