@@ -29,7 +29,7 @@ MAX_KEYS = 50
 MAX_KID = 256
 TIMEOUT_S = 5.0
 KEEP_S = 3600.0
-AGAIN_S = 30.0  # unknown key ids cost the issuer no more than one look in this time
+AGAIN_S = 30.0  # unknown key ids, or an issuer that is away, cost no more than one look in this time
 MAX_LIFE_S = 3600
 LEEWAY_S = 60
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -60,6 +60,7 @@ class Issuer:
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: dict[str, Any] = {}
+        self._problem = ""  # why they were not to be had when last asked for
         self._fetched = self._tried = -KEEP_S
 
     def verify(self, token: str, audience: str, now: float) -> WorkflowRun:
@@ -105,11 +106,17 @@ class Issuer:
             raise NotTrusted("the workflow run's token does not say which key it is signed with")
         with self._lock:
             now = self._clock()
-            if now - self._fetched >= KEEP_S or (kid not in self._keys and now - self._tried >= AGAIN_S):
+            old = kid not in self._keys or now - self._fetched >= KEEP_S
+            if old and now - self._tried >= AGAIN_S:
                 self._tried = now
-                self._keys = self._fetch()
-                self._fetched = now
+                try:
+                    self._keys, self._problem = self._fetch(), ""
+                    self._fetched = now
+                except Unreachable as error:
+                    self._problem = error.message
             found = self._keys.get(kid)
+            if found is None and self._problem:
+                raise Unreachable(self._problem, hint="the sender has to reach its issuer over https")
         if found is None:
             raise NotTrusted("the workflow run's token is signed with a key that its issuer does not have")
         return found

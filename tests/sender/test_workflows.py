@@ -243,6 +243,12 @@ def test_an_issuer_is_asked_within_bounds(github: Issuer) -> None:
             with pytest.raises(NotTrusted, match="does not have"):
                 one.verify(token, "http://sender", time.time())
         assert len(_Bad.asked) == 4  # twice, with two requests each
+        _Bad.answers = {about: b"gone"}
+        for moment in (70.0, 71.0):
+            clock[0] = moment
+            with pytest.raises(Unreachable):
+                one.verify(token, "http://sender", time.time())
+        assert len(_Bad.asked) == 5  # who cannot answer is not asked again at once
     finally:
         server.shutdown()
         server.server_close()
