@@ -6,6 +6,7 @@ a client; errors never carry a token, as GitHub does not repeat one and headers 
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -99,6 +100,15 @@ def check_api_url(url: str) -> str:
     return url.rstrip("/")
 
 
+@dataclass(frozen=True)
+class Facts:
+    """A repository as GitHub has it now; `number` survives renames."""
+
+    number: int
+    full_name: str
+    clone_url: str
+
+
 class GitHubApi:
     """GitHub's API for one token or App. Every method raises the errors of this module on a refusal."""
 
@@ -120,17 +130,17 @@ class GitHubApi:
             finally:
                 client.close()
 
-    @contextmanager
-    def client(self) -> Iterator[Github]:
-        """GitHub itself, for what is of no repository; with a personal token alone."""
-        if not isinstance(self.access, TokenAccess):
-            raise GitHubRefuses("an App has no token of its own", hint="ask about a repository")
-        with refusals("GitHub"):
-            client = self._client(self.access.token)
-            try:
-                yield client
-            finally:
-                client.close()
+    def facts(self, full_name: str) -> Facts:
+        """What a repository is called, and where git finds it. Raises as `repository` does."""
+        with self.repository(full_name, {"metadata": "read"}) as repository:
+            _, said = repository.requester.requestJsonAndCheck("GET", f"/repos/{full_name}")
+        try:
+            return Facts(int(said["id"]), check_name(str(said["full_name"])), str(said["clone_url"]))
+        except (KeyError, TypeError, ValueError):
+            raise GitHubRefuses(
+                f"{self.api_url} answers, but not as GitHub's API does",
+                hint="that of a GitHub Enterprise Server ends in /api/v3",
+            ) from None
 
     @contextmanager
     def app(self) -> Iterator[GithubIntegration]:
@@ -280,6 +290,8 @@ def refusals(what: str) -> Iterator[None]:
         raise Unreachable(
             f"{what} cannot be reached ({type(error).__name__})", hint="it is tried again"
         ) from None
+    except json.JSONDecodeError:
+        raise GitHubRefuses(f"{what} answered with something that is no JSON") from None
     except AssertionError as error:  # PyGithub follows no address off the API's host
         raise GitHubRefuses(f"{what} answered with an address elsewhere: {str(error)[:100]}") from None
 

@@ -152,20 +152,18 @@ def _store(sender: Sender, wanted: Wanted, by: str, actor: str) -> Connection:
     """Ask GitHub what it is, watch it, and note how it is reached."""
     name, known = check_name(wanted.full_name), _known(sender, wanted.full_name)
     access, api_url = _access(sender, wanted, known)
-    with GitHubApi(access, api_url).repository(name, {"metadata": "read"}) as repository:
-        _, said = repository.requester.requestJsonAndCheck("GET", f"/repos/{name}")
-    full_name, number = check_name(str(said["full_name"])), int(said["id"])
-    before = sender.store.connection_of_number(number)
+    facts = GitHubApi(access, api_url).facts(name)
+    before = sender.store.connection_of_number(facts.number)
     if before is not None:
         repository_id = before.repository_id
     else:
-        url = validate_url(str(said["clone_url"])).text  # somebody else's word: no path of this machine
+        url = validate_url(facts.clone_url).text  # somebody else's word: no path of this machine
         repository_id = actions.register(sender, url, wanted.name or None).id
     app = access.app_id if isinstance(access, AppAccess) else None
     if before is not None and app is not None:
         _remove_hook(sender, before)  # the App's own takes its place
     connection = Connection(
-        repository_id, full_name, number, api_url, app,
+        repository_id, facts.full_name, facts.number, api_url, app,
         before.hook_id if before and app is None else None, by, sender.now(),
         delivered=before.delivered if before else None, swept=sender.now(),
     )  # fmt: skip

@@ -89,14 +89,13 @@ def diagnose(sender: Sender, connection: Connection) -> list[GitHubFinding]:
 def _access(api: GitHubApi, connection: Connection) -> GitHubFinding:
     name = connection.full_name
     try:
-        with api.repository(name, {"metadata": "read"}) as repository:
-            _, said = repository.requester.requestJsonAndCheck("GET", f"/repos/{name}")
+        facts = api.facts(name)
     except TrainForgeError as error:
         return refused("access", error)
-    if int(said["id"]) != connection.number:
+    if facts.number != connection.number:
         hint = f"`trainforge github connect {name}` connects the new one"
         return bad("access", f"{name} is another repository now than the one that was connected", hint)
-    renamed = "" if said["full_name"] == name else f"; it is called {said['full_name']} now"
+    renamed = "" if facts.full_name == name else f"; it is called {facts.full_name} now"
     how = "an App" if connection.app_id is not None else "a token"
     return good("access", f"{name} is reached by {how}{renamed}")
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +165,36 @@ def test_an_app_asks_by_a_token_for_one_repository_that_it_gives_back(
     with pytest.raises(ZeroDivisionError), asked.repository(repo.full_name, {"metadata": "read"}):
         raise ZeroDivisionError
     assert app.private_key not in repr(asked.access)
+
+
+def test_what_is_no_api_of_githubs_is_said_to_be_none(github: GitHub, repo: Repository) -> None:
+    with web_page() as elsewhere, pytest.raises(GitHubRefuses) as caught:
+        GitHubApi(TokenAccess("secret-token"), elsewhere).facts(repo.full_name)
+    assert "/api/v3" in str(caught.value)
+    assert "secret-token" not in str(caught.value)
+
+
+@contextmanager
+def web_page() -> Iterator[str]:
+    """A server that answers everything with the same page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome</html>")
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_code_makes_an_app_once(github: GitHub) -> None:
