@@ -29,7 +29,7 @@ from trainforge.executor.downloads import RETRY_S, Fetched, Source, Trip, downlo
 from trainforge.executor.supervisor import write_atomically
 from trainforge.executor.unpacking import unpack
 from trainforge.hooks import fetching, git
-from trainforge.hooks.addresses import AddressRefused
+from trainforge.hooks.addresses import AddressRefused, repository_id
 from trainforge.hooks.fetching import FetchFailed
 from trainforge.hooks.growth import MOST
 
@@ -231,6 +231,12 @@ class _Getting:
 
     def _repository(self) -> tuple[Path, DataRecord]:
         node, url = self.node, self.data.url.removeprefix("git+")
+        if self.data.scheme == "git+ssh" and repository_id(url) != node.scope:
+            raise NodeFailed(
+                f"{self.data.url} would be read with the machine's own key, which is for the job's repository",
+                hint="use its git+https:// address, with data.credentials",
+                code="data_failed",
+            )
         repository = data_git.Repository(
             url.removeprefix("file://") if url.startswith("file:") else url,
             self.credential,

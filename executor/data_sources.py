@@ -60,7 +60,7 @@ class Web:
                 return
             begins = 0
             length = answer.headers.get("Content-Length", "")
-            size = int(length) if length.isdigit() and "Content-Encoding" not in answer.headers else -1
+            size = int(length) if length.isdigit() else -1
             if answer.status_code == 206:
                 begins, size = _range(answer.headers.get("Content-Range", ""), offset, self.shown)
             elif answer.status_code == 416:

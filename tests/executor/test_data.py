@@ -18,6 +18,7 @@ from support.jobs import Job, manifest
 from support.waiting import wait_for
 from trainforge.config.errors import NodeFailed
 from trainforge.executor import budget, data, downloads, unpacking
+from trainforge.executor.housekeeping import clean
 
 MIB = 2**20
 
@@ -160,6 +161,7 @@ def test_credentials_go_to_their_host_alone_and_stand_nowhere(server: FileServer
         ("http://[::ffff:169.254.169.254]/x", True, "policy_refused", "not to be asked"),
         ("http://2130706433/x", True, "data_failed", "not the usual form"),
         ("git+http://127.0.0.1:9/x.git", False, "policy_refused", "private network"),
+        ("git+ssh://git@example.org/other/x.git", True, "data_failed", "machine's own key"),
         ("hf://datasets/x", True, "data_failed", "not in effect"),
     ],
 )
@@ -195,6 +197,40 @@ def test_content_that_was_changed_on_the_disk_is_not_used(server: FileServer, tm
     for name in ("a", "b", "c"):
         budget.discard(tmp_path / "nodes" / f"{name}.1.0")
     assert (Job(tmp_path, "d").get(entry) / "x").read_bytes() == b"good"
+
+
+def test_nothing_is_taken_away_under_a_job(tmp_path: Path) -> None:
+    """Jobs come and go while somebody removes all that nobody has, again and again."""
+    sources = [tmp_path / f"source-{number}" for number in range(3)]
+    for source in sources:
+        source.write_bytes(os.urandom(1000))
+    done = threading.Event()
+
+    def cleaning() -> None:
+        while not done.is_set():
+            clean(tmp_path)
+
+    def working(name: str, wrong: list[str]) -> None:
+        for number in range(10):
+            job = Job(tmp_path, f"{name}{number}")
+            source = sources[number % 3]
+            found = job.get({"url": f"file://{source}"}) / source.name
+            if found.read_bytes() != source.read_bytes():
+                wrong.append(found.name)
+            budget.discard(job.folder)
+
+    wrong: list[str] = []
+    cleaner = threading.Thread(target=cleaning)
+    workers = [threading.Thread(target=working, args=(name, wrong)) for name in "abc"]
+    for thread in (cleaner, *workers):
+        thread.start()
+    for thread in workers:
+        thread.join(60)
+    done.set()
+    cleaner.join(60)
+    assert not any(thread.is_alive() for thread in workers)
+    assert wrong == []
+    assert len(clean(tmp_path).in_use) == 0
 
 
 # --- archives -------------------------------------------------------------------------------------------
