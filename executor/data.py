@@ -233,7 +233,7 @@ class _Getting:
         node, url = self.node, self.data.url.removeprefix("git+")
         if self.data.scheme == "git+ssh" and repository_id(url) != node.scope:
             raise NodeFailed(
-                f"{self.data.url} would be read with the machine's own key, which is for the job's repository",
+                f"{self.data.url} would be read with the machine's own key, which is for a job's repository",
                 hint="use its git+https:// address, with data.credentials",
                 code="data_failed",
             )
