@@ -24,7 +24,7 @@ from trainforge.config.strict_json import read_json
 from trainforge.config.views import JobDetail
 from trainforge.hooks.bundle import CHUNK, Bundle, Member
 from trainforge.hooks.bundle_commit import REF, arrange, commit_files
-from trainforge.hooks.bundle_names import BundleRefused, show
+from trainforge.hooks.bundle_names import BundleRefused, folded, show
 from trainforge.hooks.triggers import MANIFEST
 from trainforge.sender import events, planned, watching
 from trainforge.sender.actions import in_thread
@@ -137,6 +137,10 @@ def store(sender: Sender, ask: BundleAsk, upload: Upload, person: Person) -> Sto
     arranged = arrange(bundle.files, (ask.main_entry, ask.requirements_file))
     files: dict[str, Member | bytes] = dict(arranged.files)
     notes = list(arranged.notes)
+    if clash := [path for path in files if folded(path.split("/")[0]) == MANIFEST and path != MANIFEST]:
+        raise BundleRefused(
+            "bundle_duplicate", f"{show(clash[0])} is in the manifest's place", f"call it {MANIFEST}"
+        )
     if MANIFEST in files:
         text = _committed(bundle, arranged.files[MANIFEST])
         overrides = _overrides(ask, parse_manifest(text, MANIFEST))

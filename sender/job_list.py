@@ -23,7 +23,7 @@ from trainforge.sender.store_events import PUSH_SOURCES
 from trainforge.sender.store_listing import Listed, Wanted
 
 STATES = ("active", "pending", "planning", "dispatching", "running", "completed", "failed", "cancelled")
-SOURCES = (*PUSH_SOURCES, "schedule", "submit", "retry", "plan", "dispatch")
+SOURCES = (*PUSH_SOURCES, "schedule", "submit", "upload", "retry", "plan", "dispatch")
 ROWS = 50
 LONGEST = 200
 _JOB_ID = re.compile(r"[a-z2-7]{8,26}\Z")

@@ -118,6 +118,14 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
         yield made
 
 
+def test_nothing_else_is_in_the_manifests_place(quiet: Web) -> None:
+    """Where case does not count, or as a folder, it would be what the commit has instead."""
+    for name in ("TrainForge.yaml", "trainforge.yaml/x", "p/Trainforge.YAML"):
+        answer = upload(quiet, {"p/main.py" if name.startswith("p/") else "main.py": "", name: OWN})
+        assert (answer.status_code, answer.json()["code"]) == (422, "bundle_duplicate"), answer.text
+    left_nothing(quiet)
+
+
 REFUSED: dict[str, tuple[dict[str, str], int, str, str]] = {
     "no such script": ({"main_entry": "train.py"}, 422, "message_invalid", "there is no 'train.py'"),
     "no such requirements": ({"requirements_file": "r.txt"}, 422, "message_invalid", "'r.txt'"),
