@@ -81,6 +81,87 @@ def test_a_machine_is_greeted_and_a_job_appears_without_loading_again(chromium: 
         assert page.locator(f"input[value='{value}']").is_checked()
 
 
+def test_every_page_and_action_works_without_scripts(chromium: Any, tmp_path: Path) -> None:
+    with web(tmp_path) as site:
+        add_plugin(site, tmp_path)
+        alpha, beta = gpu_machine(site, "alpha"), site.add_executor("beta")
+        with site.sender.store.write() as c:
+            c.exec_driver_sql("UPDATE executors SET pending = 1 WHERE name = 'beta'")
+        with opened(chromium, site, java_script_enabled=False) as page:
+            _look_everywhere(page, site, alpha)
+            _act_on_jobs(page, site)
+            _act_on_machines(page, site, beta)
+            _act_on_settings(page, site)
+
+
+def _click(page: Any, name: str, sees: str) -> None:
+    page.get_by_role("button", name=name, exact=True).first.click()
+    page.get_by_text(sees).first.wait_for()
+
+
+def _look_everywhere(page: Any, site: Web, executor: str) -> None:
+    lists = ("jobs", "queue", "executors", "events", "settings", "account", "new", "executors/add", "compare")
+    parts = ("settings/secrets", "settings/people", "settings/audit", f"executors/{executor}")
+    for path in (*lists, *parts):
+        page.goto(f"{site.url}/{path}")
+        assert page.locator("h1").is_visible(), path
+
+
+def _act_on_jobs(page: Any, site: Web) -> None:
+    page.goto(f"{site.url}/jobs")
+    page.get_by_role("link", name="New job").click()
+    page.get_by_label("Repository").first.select_option(PLUGIN)
+    _click(page, "Choose", "Branch")
+    _click(page, "Read the manifest", "Parameters")
+    page.get_by_label("learning_rate").fill("0.5")
+    _click(page, "Show the plan", "Nothing is queued before this")
+    _click(page, "Train", "Asked for")
+    job = page.url.rsplit("/", 1)[1]
+    _click(page, "Stop", "stopping")
+    site.end(job, "failed", code="script_failed")
+    page.reload()
+    page.get_by_role("link", name="Run again with changes").click()
+    page.get_by_label("Keys of the manifest").fill("training.params.learning_rate=0.25")
+    _click(page, "Run again", "Runs again")
+    page.goto(f"{site.url}/jobs")
+    for box in page.get_by_role("checkbox").all():
+        box.check()
+    _click(page, "Compare the chosen jobs", "Parameters that differ")
+
+
+def _act_on_machines(page: Any, site: Web, executor: str) -> None:
+    page.goto(f"{site.url}/executors/{executor}")
+    _click(page, "Approve", "online")
+    _click(page, "Drain", "draining")
+    _click(page, "Take jobs again", "online")
+    page.goto(f"{site.url}/executors/add")
+    page.get_by_label("Name").fill("delta")
+    _click(page, "Show the line", "Paste this on delta")
+    page.get_by_role("link", name="Is it here?").click()
+    page.goto(f"{site.url}/executors/{executor}")
+    page.get_by_text("Remove this executor").click()
+    _click(page, "Remove beta", "revoked")
+
+
+def _act_on_settings(page: Any, site: Web) -> None:
+    page.goto(f"{site.url}/settings/secrets")
+    page.get_by_label("Name").fill("HF_TOKEN")
+    page.get_by_label("Value").fill("hf_0123456789")
+    _click(page, "Keep it", "HF_TOKEN is kept")
+    _click(page, "Remove HF_TOKEN", "None yet")
+    page.goto(f"{site.url}/settings/people")
+    page.get_by_label("Name").fill("mia")
+    _click(page, "Invite", "/login?link=")
+    _click(page, "Make a token", "executor join")
+    page.goto(f"{site.url}/account")
+    page.get_by_label("Name").fill("laptop")
+    _click(page, "Make a token", "tfp_")
+    _click(page, "Revoke laptop", "Access tokens")
+    page.goto(f"{site.url}/events")
+    _click(page, f"Look again at {PLUGIN}", "Nothing new")
+    _click(page, "Log out", "Access token")
+
+
 def test_a_page_goes_on_after_its_sender_was_restarted(chromium: Any, tmp_path: Path) -> None:
     with web(tmp_path) as before:
         job = before.add_job()
