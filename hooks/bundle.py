@@ -174,7 +174,7 @@ class Bundle:
         if inside := names.repository():
             words = f"{show(inside)} looks like a git repository (HEAD, objects, refs)"
             raise BundleRefused("bundle_git", words, "leave it out")
-        members = [member for member in self._lay_out(entries, start) if member is not None]
+        members = [one for one in self._lay_out(entries, start) if one is not None] if entries else []
         if not members:
             raise BundleRefused("bundle_empty", "there is no file in the ZIP", "zip the project's files")
         return tuple(sorted(members, key=lambda member: member.path))

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from support.archives import Part, craft, described
+from support.archives import Part, craft, described, unicode_path
 from trainforge.config import messages, result
 from trainforge.config.cron import parse_cron
 from trainforge.config.errors import ManifestError, MessageInvalid, NotTrusted, SettingsError
@@ -76,6 +76,8 @@ ENDPOINT = (
 ARCHIVES = (
     craft(Part(), Part("a/b", b"x" * 99, method=8), comment=b"c"),
     craft(described(Part(method=8)), large={}),
+    craft(prefix=craft(Part())[:46]),
+    craft(Part("a/", b"", 0o40755), Part("a/b", extra=unicode_path(b"a/b", "a/b"))),
     b"PK\x05\x06" + bytes(18),
 )
 RECORD = b'{"n":1,"time":1.0,"kind":"phase","data":{"phase":"checkout"}}\n'

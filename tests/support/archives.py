@@ -156,6 +156,7 @@ HOSTILE: dict[str, tuple[bytes, str, str]] = {
     "Z02 cut in the end": (craft(Part())[:-1], BAD, "cut off"),
     "Z04 no bytes": (b"", "bundle_empty", "empty"),
     "Z04 no entries": (craft(), "bundle_empty", "no file"),
+    "Z04 entries that are nowhere listed": (craft(prefix=craft(Part())[:46]), "bundle_empty", "no file"),
     "Z04 folders alone": (craft(Part("a/", b"", 0o40755)), "bundle_empty", "no file"),
     "Z04 of macOS alone": (craft(Part("__MACOSX/._main.py")), "bundle_empty", "no file"),
     "Z07 absolute": (named("/etc/passwd"), NAMES, "absolute"),
