@@ -63,15 +63,13 @@ class Place:
 
 
 def prepare(manifest: Manifest, place: Place, setup: Setup, inherited: Mapping[str, str]) -> Environment:
-    """The environment that the manifest asks for, made now if it has to be.
+    """The environment that the manifest asks for, made now if it has to be; a container has its own.
 
     Raises:
         NodeFailed: `environment_failed`, with the installer's last lines; `requirements_unpinned`;
             `torch_misfit`, when its torch cannot use the machine's GPUs.
     """
     wanted, around = wanted_of(manifest, place.cwd), manifest.environment
-    if around.mode == "container":
-        raise NodeFailed("environment.mode container is not in effect yet", code="environment_failed")
     asked = manifest.training.python or ""
     fits = python_fits(asked, platform.python_version())
     if around.mode == "inherit" and not fits:

@@ -15,6 +15,7 @@ from trainforge.executor.gpu_health import Reading
 from trainforge.executor.supervisor import write_atomically
 
 SAMPLE_S = 2.0
+SPARE = 20  # nvidia-smi takes long to answer: it is asked for a twentieth of the time at most
 PATIENCE_S = 10.0  # until whoever had it before is gone
 
 
@@ -26,7 +27,7 @@ class JobGpus:
         self.file = file
         self.held: dict[str, int] = {}  # UUID -> descriptor
         self.meter = gpus.Meter(self.uuids, self._read())
-        self._sampled = 0.0
+        self._next = 0.0
         self._last: list[Reading] = []
 
     def _read(self) -> dict[str, dict[str, float]]:
@@ -71,11 +72,12 @@ class JobGpus:
 
     def sample(self) -> None:
         """Measure, if the last time is long enough ago."""
-        now = time.monotonic()
-        if self.uuids and now - self._sampled >= SAMPLE_S:
-            self._sampled = now
+        begun = time.monotonic()
+        if self.uuids and begun >= self._next:
             self._last = self.meter.add(gpus.readings())
             write_atomically(self.file, self.meter.total)
+            took = time.monotonic() - begun
+            self._next = begun + max(SAMPLE_S, took * SPARE)
 
     def usage(self, usage: Usage) -> Usage:
         """With what the last sample said."""

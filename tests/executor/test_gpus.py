@@ -369,6 +369,7 @@ def test_what_a_job_used_is_counted_over_a_restart(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(gpus, "readings", read)
     monkeypatch.setattr("trainforge.executor.job_gpus.SAMPLE_S", 0.0)
+    monkeypatch.setattr("trainforge.executor.job_gpus.SPARE", 0)
     first = job(tmp_path, "GPU-a")
     first.sample()
     first.sample()
