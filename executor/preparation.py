@@ -146,7 +146,7 @@ class Preparation:
 
     def _parse(self, content: bytes) -> Manifest:
         manifest = apply_overrides(parse_manifest(content, self.order.manifest_path), self.order.overrides)
-        if self.services.environment_mode != "auto":
+        if self.services.environment_mode != "auto" and not manifest.environment.contained:
             chosen = manifest.environment.model_copy(update={"mode": self.services.environment_mode})
             manifest = manifest.model_copy(update={"environment": chosen})
         return manifest
