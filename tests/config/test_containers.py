@@ -43,7 +43,7 @@ def test_volumes() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "data:/data", "/data:inside", "/a/../b:/c", "/data:/proc/1", "/data:/", "/:/", "/data:/etc", 
+        "data:/data", "/data:inside", "/a/../b:/c", "/data:/proc/1", "/data:/", "/:/", "/data:/etc",
         "/data:/x:rx", "/data,readonly:/x", "/d\n:/x", "", ":", "/data:/tmp", "/data:/x:rw:z",
     ],
 )  # fmt: skip
