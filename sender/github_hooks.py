@@ -46,11 +46,14 @@ def source_of(sender: Sender, headers: Mapping[str, str]) -> Source:
     """
     by_hand = tuple(sender.settings.webhook_secrets)
     target = _number(headers.get("x-github-hook-installation-target-id", ""))
-    if headers.get("x-github-hook-installation-target-type") == "integration" and target is not None:
+    kind = headers.get("x-github-hook-installation-target-type", "")
+    if kind == "integration" and target is not None:
         found = sender.store.app(target)
         if found is not None:
             return Source(_secrets(sender, app_secrets(found.id)), app=found)
-    connection = sender.store.connection_of_number(target) if target is not None else None
+    connection = None
+    if kind == "repository" and target is not None:  # an organization may have the same number
+        connection = sender.store.connection_of_number(target)
     hook = _number(headers.get("x-github-hook-id", ""))
     if connection is None and hook is not None:
         connection = sender.store.connection_of_hook(hook)

@@ -130,6 +130,16 @@ def test_a_repositorys_secret_speaks_for_that_repository_alone(site: Web, connec
     theirs["repository"]["id"] = 5
     answer = send(site, "issue_comment", theirs, "the new one", number=NUMBER)
     assert answer.json() == {"status": "ignored", "reason": "this repository is not watched here"}
+    # A hook of an organization that happens to have the same number is not the repository's.
+    body = json.dumps(example("issue_comment", "created")).encode()
+    headers = {
+        "X-GitHub-Event": "issue_comment",
+        "X-GitHub-Delivery": str(uuid.uuid4()),
+        "X-Hub-Signature-256": sign("the new one", body),
+        "X-GitHub-Hook-Installation-Target-ID": str(NUMBER),
+        "X-GitHub-Hook-Installation-Target-Type": "organization",
+    }
+    assert site.ask("POST", "/webhooks/github", content=body, headers=headers).status_code == 401
     # Nor does it open the door to what nobody connected.
     assert send(site, "issue_comment", theirs, "the new one", number=5).status_code == 401
     # Somebody else's repository that has taken the name leads nowhere either.
