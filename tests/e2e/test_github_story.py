@@ -52,6 +52,14 @@ class Story:
         self.fleet.git("push", "-q", "origin", f"HEAD:refs/heads/{branch}", cwd=self.work)
         return commit
 
+    def fork(self, owner: str) -> Repository:
+        """Somebody's copy, one commit further."""
+        made = self.github.add_repository(f"{owner}/digits", fork_of=self.found)
+        self.fleet.git("checkout", "-q", "--detach", "origin/main", cwd=self.work)
+        self.fleet.commit(self.work, {"trainforge.yaml": MANIFEST % 0.01})
+        self.fleet.git("push", "-q", "-f", str(made.git), "HEAD:refs/heads/main", cwd=self.work)
+        return made
+
     def statuses(self, commit: str) -> list[dict[str, Any]]:
         """Oldest first."""
         return [one for one in reversed(self.found.statuses) if one["sha"] == commit]
@@ -121,3 +129,11 @@ def test_from_an_empty_repository_to_a_green_gate(story: Story) -> None:
     assert fleet.wait_ended(again["id"])["state"] == "completed", "a missed gate is not a failed job"
     assert {job["commit"] for job in fleet.jobs()} == {first, second, third}, "results started nothing"
     assert "missed gate" in fleet.cli("status", again["id"]).stdout
+
+    strange = story.fork("mallory")
+    other = github.open_pull(found, "main", "mallory", head_repository=strange)
+    commit = found.commit_of(f"refs/pull/{other}/head")
+    github.comment(found, other, "mallory", f"/trainforge run {commit}")
+    wait_for("a refusal", lambda: found.reactions[-1]["content"] == "-1", 30, fleet.logs)
+    github.comment(found, other, "grace", f"/trainforge run {commit}")
+    assert story.concluded(commit)["state"] == "success", "approved, and trained by an executor"

@@ -10,7 +10,7 @@ from support.repositories import Project, Server
 from trainforge.config.messages import GitCredential
 from trainforge.hooks import git
 from trainforge.hooks.git import GitNotFound
-from trainforge.hooks.reachable import Remote, check_reachable, contains, is_known
+from trainforge.hooks.reachable import Remote, approve, approved_ref, check_reachable, contains, is_known
 
 CREDENTIAL = GitCredential(username="me", password="s3cret-pass")
 
@@ -26,10 +26,10 @@ def push(project: Project, server: Server, *refs: str) -> None:
     project.git("push", "--quiet", "--force", server.at("p", "s3cret-pass"), *refs)
 
 
-def imposter(project: Project, server: Server) -> str:
+def imposter(project: Project, server: Server, evil: str = "1") -> str:
     """A commit that the server has and serves by its id, as it would a fork's; on no branch or tag."""
-    project.git("checkout", "--quiet", "-b", "fork")
-    commit = project.commit({"evil": "1"})
+    project.git("checkout", "--quiet", "-B", "fork")
+    commit = project.commit({"evil": evil})
     push(project, server, "fork")
     push(project, server, ":fork")
     project.git("checkout", "--quiet", "main")
@@ -95,3 +95,22 @@ def test_a_repository_on_this_disk(project: Project, tmp_path: Path) -> None:
         check_reachable(tmp_path / "m.git", here, loose)
     git.fetch_commit(tmp_path / "m.git", str(project.path), own, allow_file=True)
     check_reachable(tmp_path / "m.git", here, own)
+
+
+def test_a_forks_commit_that_was_approved_is_known_by_the_ref_that_says_so(
+    project: Project, server: Server, remote: Remote, tmp_path: Path
+) -> None:
+    commit, mirror = imposter(project, server), tmp_path / "m.git"
+    push(project, server, f"{commit}:refs/pull/1/head")  # where GitHub keeps the heads of pull requests
+    git.fetch_commit(mirror, remote.url, commit, credential=CREDENTIAL)
+    with pytest.raises(GitNotFound):
+        check_reachable(mirror, remote, commit, ref=approved_ref(commit))
+    approve(mirror, remote.url, commit, credential=CREDENTIAL)
+    with pytest.raises(GitNotFound):
+        check_reachable(mirror, remote, commit, ref="refs/heads/main")
+    check_reachable(mirror, remote, commit, ref=approved_ref(commit))
+    other = imposter(project, server, "2")
+    git.fetch_commit(mirror, remote.url, other, credential=CREDENTIAL)
+    for ref in (approved_ref(other), approved_ref(commit)):
+        with pytest.raises(GitNotFound):
+            check_reachable(mirror, remote, other, ref=ref)
