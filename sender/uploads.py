@@ -6,6 +6,7 @@ The file has no name in the sender's folder, so nothing of it outlives the reque
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ MEDIA = "multipart/form-data"
 FILE = "file"
 MAX_FIELDS, MAX_FIELD_BYTES = 500, 256 * 1024  # of all fields together
 TIME_S = 3600.0
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the refusal says what it would warn of
 
 
 @dataclass
@@ -51,7 +53,7 @@ async def receive(
         MessageInvalid: not such a form, or without a file. Unreachable: it takes too long.
     """
     sender: Sender = request.app.state.sender
-    reader = _Reader(request.headers.get("content-type", ""), limit, before_file)
+    reader = Reader(request.headers.get("content-type", ""), limit, before_file)
     await refuse_announced(request, limit + 2 * MAX_FIELD_BYTES)
     announced = request.headers.get("content-length", "")
     sender.disk.refuse_without(int(announced) if announced.isdigit() else 0)
@@ -86,12 +88,13 @@ class _Part:
     of_file: bool = False
 
 
-class _Reader:
+class Reader:
     """The form's bytes in, the file's bytes out."""
 
     def __init__(
-        self, content_type: str, limit: int, before_file: Callable[[Mapping[str, str]], None]
+        self, content_type: str, limit: int, before_file: Callable[[Mapping[str, str]], None] = lambda _: None
     ) -> None:
+        """Raises MessageInvalid: it is not the type of such a form."""
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary", b"")
         if not 1 <= len(boundary) <= 200:

@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from support.archives import Part, craft, described, unicode_path
+from support.archives import FORM, SEEDS
 from trainforge.config import messages, result
 from trainforge.config.cron import parse_cron
-from trainforge.config.errors import ManifestError, MessageInvalid, NotTrusted, SettingsError
+from trainforge.config.errors import ManifestError, MessageInvalid, NotTrusted, SettingsError, TooLarge
 from trainforge.config.manifest import apply_overrides, parse_manifest
 from trainforge.config.policy import load_policy
 from trainforge.config.redact import Redactor
@@ -39,7 +39,7 @@ from trainforge.hooks.bundle import Bundle, Limits
 from trainforge.hooks.bundle_names import BundleRefused
 from trainforge.hooks.github import PushHint
 from trainforge.hooks.github_deliveries import parse_delivery
-from trainforge.sender import api, compat_network, direct, planned, preview, text
+from trainforge.sender import api, compat_network, direct, planned, preview, text, uploads
 from trainforge.sender.auth import basic_password
 
 KEY = SigningKey.generate()
@@ -72,13 +72,6 @@ FORGED = (
 ENDPOINT = (
     b'{"name":"a","public_url":"https://x.example","ip":"192.0.2.1","port":1,"timestamp":"","capabilities":'
     b'{"hostname":"a","cpu_count":1,"memory_bytes":1,"disk_free_bytes":1},"public_key":{"kty":"OKP"}}'
-)
-ARCHIVES = (
-    craft(Part(), Part("a/b", b"x" * 99, method=8), comment=b"c"),
-    craft(described(Part(method=8)), large={}),
-    craft(prefix=craft(Part())[:46]),
-    craft(Part("a/", b"", 0o40755), Part("a/b", extra=unicode_path(b"a/b", "a/b"))),
-    b"PK\x05\x06" + bytes(18),
 )
 RECORD = b'{"n":1,"time":1.0,"kind":"phase","data":{"phase":"checkout"}}\n'
 
@@ -330,6 +323,20 @@ def bundle(data: bytes) -> None:
     assert sorted(read) == sorted(found.values())
 
 
+def form(data: bytes) -> None:
+    """In whatever pieces it comes, the file is no more than what was sent, and the fields are text."""
+    reader, size, file = uploads.Reader("multipart/form-data; boundary=b", 64), 1 + len(data) % 17, b""
+    try:
+        for at in range(0, len(data), size):
+            file += reader.feed(data[at : at + size])
+        fields = reader.finish()
+    except (MessageInvalid, TooLarge):
+        return
+    assert file in data
+    assert len(file) <= 64
+    assert not any("\0" in part for field in fields.items() for part in field)
+
+
 def wire(data: bytes) -> None:
     for model in WIRE:
         try:
@@ -381,6 +388,7 @@ ENTRIES: dict[str, Entry] = {
     "policy": Entry(policy, (b"max_gpus: 1\nbranches: [main]\n", b"max_time: 12h", b"x: 1", b"max_gpus: -1")),
     "cron": Entry(cron, (b"*/5 0 * * 1", b"0 0 30 2 *", b"99999 * * * *", b"1-0 * * * *")),
     "wire": Entry(wire, (b"{}", b'{"nodes": []}', b'{"token": "x"}', b"[" * 9000)),
-    "bundle": Entry(bundle, ARCHIVES),
+    "form": Entry(form, (FORM, FORM[:-9], b"--b--\r\n", b"--b\r\n:\r\n", b"--b\r\nContent-Disposition: x")),
+    "bundle": Entry(bundle, SEEDS),
     "request": Entry(request, (b"{}", b'{"manifest": "x"}', b'{"a":1,"a":2}', b'{"url": "\\u0000"}')),
 }

@@ -303,3 +303,15 @@ HOSTILE: dict[str, tuple[bytes, str, str]] = {
     "Z25 of several disks": (craft(Part(), end={"disk": 1}), BAD, "split"),
     "Z25 an entry on another disk": (craft(Part(central={"disk": 3})), BAD, "split"),
 }  # fmt: skip
+# To vary for the fuzzer: archives that are taken or nearly, and the form that one comes in.
+SEEDS = (
+    craft(Part(), Part("a/b", b"x" * 99, method=8), comment=b"c"),
+    craft(described(Part(method=8)), large={}),
+    craft(prefix=craft(Part())[:46]),
+    craft(Part("a/", b"", 0o40755), Part("a/b", extra=unicode_path(b"a/b", "a/b"))),
+    b"PK\x05\x06" + bytes(18),
+)
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nx\r\n--b\r\nContent-Disposition: form-data; '
+    b'name="file"; filename="a.zip"\r\nContent-Type: application/zip\r\n\r\nPK\r\n--b--\r\n'
+)
