@@ -166,6 +166,19 @@ class SecretView(BaseModel):
     by: str
 
 
+class NoticeView(BaseModel):
+    """A notification that has not arrived: `due` is when it is tried next, none where that was given up."""
+
+    job: str
+    occasion: str
+    target: str
+    kind: str
+    created: float
+    due: float | None = None
+    tries: int = 0
+    problem: str = ""
+
+
 class RepositoryView(BaseModel):
     id: str
     name: str

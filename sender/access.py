@@ -101,6 +101,8 @@ ACCESS: dict[str, str] = {
     "POST /settings/people/remove": ADMIN,
     "POST /settings/join-tokens": ADMIN,
     "GET /settings/audit": ADMIN,
+    "GET /settings/notifications": OPERATOR,
+    "POST /settings/notifications": OPERATOR,
     "GET /github/app/new": LOGIN,  # whoever has the state that an admin was given
     "GET /github/app/made": LOGIN,
     "GET /account": VIEWER,
@@ -140,6 +142,9 @@ ACCESS: dict[str, str] = {
     "DELETE /api/github/connections": ADMIN,
     "POST /api/github/check": OPERATOR,
     "POST /api/github/apps": ADMIN,
+    # --- notifications
+    "GET /api/notices": OPERATOR,
+    "POST /api/notices/again": OPERATOR,
     # --- secrets
     "GET /api/secrets": OPERATOR,
     "POST /api/secrets": ADMIN,

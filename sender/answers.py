@@ -15,6 +15,7 @@ from trainforge.config.views import (
     JobSummary,
     LogLine,
     MetricPoint,
+    NoticeView,
     RepositoryView,
     Role,
     SecretView,
@@ -115,6 +116,10 @@ class Beginning(TypedDict):
 
     url: str
     expires: float
+
+
+class Notices(TypedDict):
+    notices: list[NoticeView]
 
 
 class Secrets(TypedDict):

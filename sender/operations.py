@@ -17,6 +17,7 @@ from trainforge.config.views import (
     GitHubConnectionView,
     GitHubReport,
     JobDetail,
+    NoticeView,
     RepositoryView,
     SecretView,
     UserView,
@@ -26,6 +27,7 @@ from trainforge.sender import (
     api,
     compat_network,
     github_routes,
+    notices_api,
     people_api,
     query_forms,
     secrets_api,
@@ -138,6 +140,11 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "POST /api/github/apps": Operation(
         "Begin to make a GitHub App", a.Beginning, github_routes.AppAsk, refusals=(400, MOVED)
+    ),
+    # --- notifications
+    "GET /api/notices": Operation("Notifications that have not arrived", a.Notices),
+    "POST /api/notices/again": Operation(
+        "Send a notification again", NoticeView, notices_api.AgainAsk, refusals=(GONE, MOVED)
     ),
     # --- secrets
     "GET /api/secrets": Operation(

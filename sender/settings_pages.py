@@ -17,6 +17,7 @@ from trainforge.sender import actions, vault
 from trainforge.sender.actions import in_thread
 from trainforge.sender.api import RepositoryAsk
 from trainforge.sender.context import Sender
+from trainforge.sender.notices_api import AgainAsk, again
 from trainforge.sender.pages import guarded, render
 from trainforge.sender.people import INVITATION_LIFE_S, Person
 from trainforge.sender.people_api import UserAsk
@@ -114,6 +115,29 @@ async def remove_secret(request: Request) -> Response:
     named = (form.get("name", ""), form.get("repository", ""))
     await in_thread(vault.remove, sender, *named, person.actor)
     return RedirectResponse("/settings/secrets", 303)
+
+
+# --- notifications --------------------------------------------------------------------------------------
+
+
+async def notices_page(request: Request, **said: Any) -> Response:
+    sender, _ = _of(request)
+
+    def read() -> dict[str, Any]:
+        return {"notices": sender.store.unsent_notices(), "targets": sorted(sender.settings.notify)}
+
+    return await _show(request, "notifications", read, **said)
+
+
+async def send_again(request: Request) -> Response:
+    sender, person = _of(request)
+    form = _form(request)
+    try:
+        ask = _ask(AgainAsk, {name: form.get(name, "") for name in ("job", "occasion", "target")})
+        view = await in_thread(again, sender, ask, person.actor)
+    except TrainForgeError as error:
+        return await notices_page(request, **_wrong(error))
+    return await notices_page(request, done=f"It is sent to {view.target} again.")
 
 
 # --- people and machines ------------------------------------------------------------------------------
@@ -214,5 +238,7 @@ routes = [
     Route(f"{_PEOPLE}/link", guarded(new_link), methods=["POST"]),
     Route(f"{_PEOPLE}/remove", guarded(remove_person), methods=["POST"]),
     Route("/settings/join-tokens", guarded(new_join_token), methods=["POST"]),
+    Route("/settings/notifications", guarded(notices_page)),
+    Route("/settings/notifications", guarded(send_again), methods=["POST"]),
     Route("/settings/audit", guarded(audit_page)),
 ]

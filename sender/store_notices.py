@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.engine import RowMapping
 
+from trainforge.config.errors import NotFound
+from trainforge.config.views import NoticeView
 from trainforge.sender import schema as s
 from trainforge.sender.database import Database
 from trainforge.sender.schema_trust import notices
@@ -15,6 +17,7 @@ from trainforge.sender.schema_trust import notices
 SINCE = "notices.since"  # up to when it is noted who is to be told of the ends of jobs
 OVERLAP_S = 60.0  # an end is written a little later than the time that it carries
 AT_ONCE = 50
+SHOWN = 200
 WAITING_AT_ONCE = 200
 
 
@@ -123,6 +126,24 @@ class NoticeStore(Database):
             for row in rows
         ]
 
+    def unsent_notices(self) -> list[NoticeView]:
+        """Those that were given up or have failed so far, the newest first."""
+        n = notices.c
+        failed = sa.and_(n.sent.is_(None), sa.or_(n.problem != "", n.tries > 0))
+        query = sa.select(notices).where(failed).order_by(n.created.desc(), n.job_id).limit(SHOWN)
+        with self.read() as c:
+            return [_view(row) for row in c.execute(query).mappings()]
+
+    def send_again(self, job: str, occasion: str, target: str, now: float) -> NoticeView:
+        """Raises NotFound: nothing of the kind is unsent."""
+        n = notices.c
+        mine = (n.job_id == job, n.occasion == occasion, n.target == target, n.sent.is_(None))
+        values = {"due": now, "created": now, "tries": 0, "problem": ""}
+        with self.write() as c:
+            if c.execute(sa.update(notices).where(*mine).values(values)).rowcount != 1:
+                raise NotFound(f"no notification of job {job[:26]} to {target[:80]} is unsent")
+            return _view(c.execute(sa.select(notices).where(*mine)).mappings().one())
+
     def sent_notice(self, notice: Notice, now: float) -> None:
         self._change(notice, due=None, sent=now)
 
@@ -137,3 +158,8 @@ class NoticeStore(Database):
         mine = (n.c.job_id == notice.job, n.c.occasion == notice.occasion, n.c.target == notice.target)
         with self.write() as c:
             c.execute(sa.update(n).where(*mine).values(values))
+
+
+def _view(row: RowMapping) -> NoticeView:
+    names = ("occasion", "target", "kind", "created", "due", "tries", "problem")
+    return NoticeView(job=row["job_id"], **{name: row[name] for name in names})

@@ -147,6 +147,25 @@ def test_a_receiver_that_is_down_is_told_when_it_is_back(
     assert PASSWORD not in caplog.text
 
 
+def test_what_was_not_sent_is_listed_and_sent_again(told: Web, receiver: Receiver) -> None:
+    receiver.down = True
+    job = _job(told)
+    told.end(job)
+    _look(told)
+    (one,) = told.get("/api/notices")["notices"]
+    assert (one["job"], one["target"], one["tries"]) == (job, "team", 1)
+    said = {name: one[name] for name in ("job", "occasion", "target")}
+    receiver.down = False
+    with told.log_in() as browser:
+        assert "Send again to team" in browser.get("/settings/notifications").text
+        assert "It is sent to team again" in browser.post("/settings/notifications", data=said).text
+    _look(told)
+    assert receiver.titles == ["digits completed"]
+    assert told.get("/api/notices")["notices"] == []
+    assert told.ask("POST", "/api/notices/again", json=said).status_code == 404
+    assert told.ask("POST", "/api/notices/again", json=said | {"target": "nobody"}).status_code == 409
+
+
 def test_what_cannot_be_sent_is_given_up_after_a_day(told: Web, receiver: Receiver) -> None:
     receiver.down = True
     told.end(_job(told))
