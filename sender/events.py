@@ -179,7 +179,7 @@ def _handle_change(  # noqa: PLR0917
         if change.branch in results and not ours:
             sender.moved.add((repo.id, change.branch))
             sender.bell.ring(RESULTS)
-        return []
+        return None if change.ref == leading.REF else []  # who pushed did not push that one
     if change.new is None:
         failpoint("11.sender.branch_gone")
         reason = triggers.never_trigger(change, "", results)
