@@ -301,7 +301,7 @@ def test_a_generated_manifest_says_what_the_form_says_whatever_that_is() -> None
 
 
 def test_a_zip_is_uploaded_planned_changed_and_confirmed_on_the_page(site: Web) -> None:
-    files = {"file": ("a.zip", zipped({"p/main.py": ""}), "application/zip")}
+    files = {"file": ("a<script>x\u202e.zip", zipped({"p/main.py": ""}), "application/zip")}
     with site.log_in() as browser:
         assert "Upload a ZIP" in browser.get("/new").text
         planned = browser.post("/new/upload", data={"name": "My Job", "nodes": "2"}, files=files)
@@ -315,6 +315,7 @@ def test_a_zip_is_uploaded_planned_changed_and_confirmed_on_the_page(site: Web) 
         assert 'id="distributed" value="true" checked' in again
         assert "<option selected>bundles/my-job</option>" in again
         assert browser.post(f"/new/{job}").headers["location"] == f"/jobs/{job}"
+        assert "Upload a&lt;script&gt;x.zip for my-job" in browser.get(f"/jobs/{job}").text
         assert [one["source"] for one in site.get("/api/jobs")["jobs"]] == ["upload"]
         assert browser.get("/new/upload").headers["location"] == "/new"
         assert browser.get("/workers").headers["location"] == "/executors"
