@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from trainforge.config.errors import Forbidden, NotFound, NotTrusted
 from trainforge.config.views import ROLES, Role
 from trainforge.sender.auth import CSRF_FIELD, CSRF_HEADER, check_csrf, check_origin, identify
+from trainforge.sender.etags import unless_known
 from trainforge.sender.people import Person
 from trainforge.sender.problems import read_form
 from trainforge.sender.workflow_tokens import keep_to_scope
@@ -256,6 +257,8 @@ def _guard(endpoint: Endpoint, needs: dict[str, tuple[str, str]]) -> Endpoint:
         response = await endpoint(request)
         if request.method == "GET" and time.monotonic() - began > STREAM_CHECK_S:
             allow(await identify(request), need)  # it waited for news, which may be no longer theirs to read
+        if request.method == "GET":
+            response = unless_known(request, response)
         if isinstance(response, StreamingResponse):
             response.body_iterator = _while_allowed(request, need, response.body_iterator)
         return response

@@ -149,6 +149,8 @@ def _responses(row: str, one: Operation, schemas: dict[tuple[str, str], Any]) ->
     for media in one.media:
         content[media] = {"schema": schemas[row, "answer"] if media == JSON else {"type": "string"}}
     made: dict[str, Any] = {str(one.status): {"description": one.summary, "content": content}}
+    if row.startswith("GET /api/") and JSON in one.media and ACCESS[row] in ROLES:
+        made["304"] = {"description": "Nothing has changed since the ETag that If-None-Match names"}
     return made | {str(status): {"$ref": f"#/components/responses/{status}"} for status in refusals(row)}
 
 

@@ -5,6 +5,7 @@ const KEY = "trainforge-told";
 const EVERY_MS = 10_000;
 const ENDED = new Set(["completed", "failed", "cancelled"]);
 const button = document.getElementById("tell-me");
+let tag = "";
 
 if (button && "Notification" in window && navigator.locks) {
   show();
@@ -20,8 +21,9 @@ function show() {
 async function look() {
   if (Notification.permission !== "granted") return;
   await navigator.locks.request(KEY, async () => {
-    const answer = await fetch("/api/jobs?limit=50").catch(() => null);
-    if (!answer?.ok) return;
+    const answer = await fetch("/api/jobs?limit=50", { headers: tag ? { "If-None-Match": tag } : {} }).catch(() => null);
+    if (!answer?.ok) return; // also where nothing has changed
+    tag = answer.headers.get("ETag") ?? "";
     const known = JSON.parse(localStorage.getItem(KEY) ?? "{}");
     const { jobs } = await answer.json();
     localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(jobs.map((job) => [job.id, job.state]))));

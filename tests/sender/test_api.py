@@ -196,6 +196,19 @@ def test_a_page_is_told_of_versions_and_gets_text_without_codes(site: Web) -> No
         assert [event["event"] for event in events] == ["version", "end"]
 
 
+def test_what_is_polled_is_not_sent_again_while_nothing_changes(site: Web) -> None:
+    job = site.add_job()
+    for path in ("/api/jobs", f"/api/jobs/{job}", "/api/executors", f"/api/jobs/{job}/logs"):
+        tag = site.ask("GET", path).headers["etag"]
+        for known in (tag, f'"other", W/{tag}', "*"):
+            again = site.ask("GET", path, headers={"If-None-Match": known})
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert site.ask("GET", path, headers={"If-None-Match": '"other"'}).status_code == 200
+    tag = site.ask("GET", "/api/jobs").headers["etag"]
+    site.set(job, progress=0.5)
+    assert site.ask("GET", "/api/jobs", headers={"If-None-Match": tag}).status_code == 200
+
+
 def test_list_pages_are_told_of_versions(site: Web) -> None:
     headers = site.bearer | EVENT_STREAM
     with httpx2.stream("GET", f"{site.url}/api/changes?page=jobs", headers=headers, timeout=30) as answer:
