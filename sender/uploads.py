@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from trainforge.config.errors import MessageInvalid, TooLarge, TrainForgeError, Unreachable
 from trainforge.sender.actions import in_thread
@@ -71,6 +71,9 @@ async def receive(
         file.close()
         await let_finish(request)
         raise
+    except ClientDisconnect:
+        file.close()
+        raise MessageInvalid("the upload was broken off", hint="send it again") from None
     except TimeoutError:
         file.close()
         raise Unreachable(f"the upload took longer than {TIME_S:g} s", hint="try a faster line") from None

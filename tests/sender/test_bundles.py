@@ -353,7 +353,9 @@ def test_the_page_takes_no_file_before_the_pages_own_token(site: Web) -> None:
         assert browser.post("/new/upload", files={"file": ("a.zip", ZIP)}).status_code == 403
 
 
-def test_nothing_of_an_upload_stays_that_its_sender_breaks_off(site: Web) -> None:
+def test_nothing_of_an_upload_stays_that_its_sender_breaks_off(
+    site: Web, caplog: pytest.LogCaptureFixture
+) -> None:
     address = urlsplit(site.url)
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=10)
     connection.putrequest("POST", "/api/jobs")
@@ -366,3 +368,4 @@ def test_nothing_of_an_upload_stays_that_its_sender_breaks_off(site: Web) -> Non
     connection.close()
     assert upload(site, SCRIPT).status_code == 200
     assert list(folder.glob("*")) == []
+    assert "unexpectedly" not in caplog.text, "it is no fault of the sender's"
