@@ -161,11 +161,11 @@ def test_validate_names_every_problem_at_its_place(cli: Cli, folder: Path) -> No
 
 
 def test_validate_lists_what_has_no_effect_yet(cli: Cli, folder: Path) -> None:
-    (folder / "trainforge.yaml").write_text(FOUNDING.replace("requirements.txt", "r.txt\n  extras: [train]"))
+    (folder / "trainforge.yaml").write_text(FOUNDING + "artifacts: {store: s3://bucket/models}\n")
     (folder / "train.py").touch()
     done = cli("validate", str(folder / "trainforge.yaml"))
     assert done.returncode == 0, done.stderr
-    assert "training.extras: accepted, not yet in effect" in done.stdout
+    assert "artifacts.store: accepted, not yet in effect" in done.stdout
 
 
 def test_a_script_that_is_not_there_is_a_problem(cli: Cli, git: Git, folder: Path) -> None:

@@ -43,7 +43,7 @@ def test_an_unknown_executor_is_refused_and_changes_nothing(core: Core) -> None:
         ("/v1/claims", Claim(challenge="c" * 24).model_dump_json().encode()),
     ):
         response = stranger.request("POST", path, body)
-        assert (response.status_code, response.json()["code"]) == (401, "not_trusted")
+        assert (response.status_code, response.json()["code"]) == (401, "executor_unknown")
     assert core.dump() == before
 
 
