@@ -115,6 +115,11 @@ PROBLEM_CODES: dict[str, ProblemCode] = {
     "git_blocked": ProblemCode(
         (409,), "the remote refuses this content", "read what it says, and mend its rules or the content"
     ),
+    "git_too_large": ProblemCode(
+        (413,),
+        "the remote sends more than is taken of a repository",
+        "keep large files out of it: Git LFS, `data`",
+    ),
     "git_unreachable": ProblemCode((503,), "the remote cannot be reached now", "try again later"),
     "git_timeout": ProblemCode((503,), "git was stopped at its time limit", "try again later"),
 }

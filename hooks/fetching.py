@@ -27,9 +27,7 @@ _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 
 
 class FetchFailed(TrainForgeError):  # noqa: N818
-    """`again`: the next try may succeed."""
-
-    code = "fetch_failed"
+    """Said in a job's journal alone. `again`: the next try may succeed."""
 
     def __init__(self, message: str, *, hint: str = "", again: bool = False) -> None:
         super().__init__(message, hint=hint)
