@@ -116,13 +116,14 @@ def note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) 
         connection = sender.store.connection(repo.id)
         if connection is None:
             return ""
-        return _rename(sender, repo, connection, delivery.repository.full_name)
+        return rename(sender, repo, connection, delivery.repository.full_name)
     if isinstance(about, Installed):
         return _installed(sender, source, about)
     return ""
 
 
-def _rename(sender: Sender, repo: Repo, connection: Connection, full_name: str) -> str:
+def rename(sender: Sender, repo: Repo, connection: Connection, full_name: str) -> str:
+    """Follow the repository to its new name at GitHub; gives words on it."""
     if connection.full_name != full_name:
         url = repo.url.replace(connection.full_name, full_name)
         sender.store.rename_connection(repo.id, full_name, url, sender.now())

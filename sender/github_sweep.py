@@ -20,6 +20,7 @@ from trainforge.sender.context import Sender
 from trainforge.sender.github_access import api_of, app_secrets, take_back
 from trainforge.sender.github_connect import forget_old_secrets
 from trainforge.sender.github_diagnosis import arrived, moment
+from trainforge.sender.github_hooks import rename
 from trainforge.sender.store_github import App, Connection
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,10 @@ def sweep(sender: Sender) -> float:
 
 
 def _connections(sender: Sender) -> Iterator[Callable[[], None]]:
+    unread = {view.id for view in sender.queries.repositories() if view.error}
     for connection in sender.store.connections():
+        if connection.repository_id in unread:
+            yield partial(_follow, sender, connection)
         if connection.hook_id is not None:
             yield partial(_sweep_hook, sender, connection)
 
@@ -62,6 +66,14 @@ def _connections(sender: Sender) -> Iterator[Callable[[], None]]:
 def _apps(sender: Sender) -> Iterator[Callable[[], None]]:
     for app in sender.store.apps():
         yield partial(_sweep_app, sender, app)
+
+
+def _follow(sender: Sender, connection: Connection) -> None:
+    """Git cannot read it: it may have been renamed, and the delivery that said so been lost."""
+    facts = api_of(sender, connection).facts(connection.full_name)
+    if facts.number == connection.number and facts.full_name != connection.full_name:
+        repo = sender.store.repository(connection.repository_id)
+        rename(sender, repo, connection, facts.full_name)
 
 
 def _sweep_hook(sender: Sender, connection: Connection) -> None:

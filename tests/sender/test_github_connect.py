@@ -12,7 +12,8 @@ import pytest
 from support.github import GitHub, Repository, serving_github
 from support.repositories import Project
 from support.web import Web
-from trainforge.sender import github_access, github_connect, github_sweep
+from trainforge.config.errors import TrainForgeError
+from trainforge.sender import events, github_access, github_connect, github_sweep
 from trainforge.sender.github_diagnosis import APP_EVENTS, APP_PERMISSIONS
 from trainforge.sender.store_github import Connection
 
@@ -169,6 +170,19 @@ def test_a_rename_is_followed_and_a_namesake_is_not(site: Web, github: GitHub, d
     (repo,) = [view for view in site.get("/api/repositories")["repositories"] if view["name"] == "digits"]
     assert repo["url"] == digits.clone_url
     assert connect(site, github, repository="ada/numbers")["ok"]
+
+
+def test_a_rename_that_nobody_told_of_is_found(site: Web, github: GitHub, digits: Repository) -> None:
+    connect(site, github, github.token("ada", digits, **TOKEN))
+    (one,) = site.sender.store.connections()
+    digits.hooks.clear()
+    github.rename(digits, "numbers")
+    github.settle()
+    with pytest.raises(TrainForgeError):
+        events.handle_hint(site.sender, one.repository_id, "poll")
+    github_sweep.sweep(site.sender)
+    events.handle_hint(site.sender, one.repository_id, "poll")
+    assert site.get("/api/github")["connections"][0]["full_name"] == "ada/numbers"
 
 
 def test_as_an_app_that_is_made_from_a_manifest(site: Web, github: GitHub, digits: Repository) -> None:
