@@ -43,7 +43,8 @@ class TimedOut(TrainForgeError):  # noqa: N818 - reads as the finding it is
 
 @dataclass(frozen=True)
 class Asked:
-    """`timeout` is for the whole step, in seconds; `stop` says whether the job ends with the step."""
+    """`timeout` is for the whole step, in seconds; `stop` says whether the job ends with the step, and
+    `linger` for how long it is then given to end."""
 
     manifest: str = MANIFEST
     overrides: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Asked:
     wait: bool = True
     timeout: float = 6 * 3600.0
     stop: bool = True
+    linger: float = LINGER_S
 
 
 class RunClient(Client):
@@ -155,7 +157,7 @@ def follow_to_end(
         if asked.stop:
             why = "the workflow run was cancelled" if isinstance(error, KeyboardInterrupt) else error.message
             stop_all(client, runner, [job.id for job in jobs[len(ended) :]], why)
-            linger(client, jobs[-1].id)
+            linger(client, jobs[-1].id, asked.linger)
         report(client, runner, [*ended, *(client.job(job.id) for job in jobs[len(ended) :])], shown_at)
         raise
     report(client, runner, ended, shown_at)
@@ -175,9 +177,9 @@ def stop_all(client: Client, runner: Runner, jobs: Sequence[str], why: str) -> N
             runner.say(f"TrainForge: job {job[:8]} cannot be stopped: {error.message}")
 
 
-def linger(client: Client, job: str) -> None:
+def linger(client: Client, job: str, seconds: float) -> None:
     """GitHub leaves a cancelled step some seconds, in which the job may still come to its end."""
-    until = time.monotonic() + LINGER_S
+    until = time.monotonic() + seconds
     while time.monotonic() < until and client.job(job).state not in OUTCOMES:
         time.sleep(0.2)
 

@@ -20,6 +20,7 @@ from trainforge.sender.direct import ADDRESS, Direct, DirectSender, each
 KEY = "TRAINFORGE_SIGNING_KEY"
 TOKEN = "TRAINFORGE_GIT_TOKEN"  # noqa: S105 - a variable's name
 SECRET = "TRAINFORGE_SECRET_"  # noqa: S105
+LINGER_S = 30.0  # unless the runner kills it before: then the executors end the job by themselves
 USERNAME = "x-access-token"
 RESULT_HINT = "`trainforge executor trust KEY` and endpoint_repository make one announce itself there"
 
@@ -66,7 +67,6 @@ def from_workflow(runner: Runner, asked: ci.Asked, *, allow_private: bool = Fals
         allow_private=allow_private,
     )
     runner.hide(wanted.git_token)
-    asked = replace(asked, wait=True, stop=True)  # nobody else would look after the job
     which = Commit(runner.get("GITHUB_SHA"), runner.get("GITHUB_REF"), ci.is_rerun(runner))
     return train(wanted, which, runner, asked)
 
@@ -102,6 +102,7 @@ def train(
     Raises:
         NotFound: no executor works for this run. TrainForgeError: as the sender says.
     """
+    asked = replace(asked, wait=True, stop=True, linger=LINGER_S)  # nobody else looks after the job
     with DirectSender(wanted) as sender:
         transport = httpx2.HTTPTransport(uds=str(sender.api))
         with Client(ADDRESS, sender.token, transport) as client:

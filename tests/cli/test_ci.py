@@ -94,16 +94,13 @@ def test_a_failed_job_fails_the_step_with_its_reason(site: Web, tmp_path: Path) 
     assert "### TrainForge: digits failed: exit&#95;code" in step.told
 
 
-def test_a_step_whose_time_is_up_stops_its_job_or_leaves_it(
-    site: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ci, "LINGER_S", 0.1)  # no loop runs here that would end the job
+def test_a_step_whose_time_is_up_stops_its_job_or_leaves_it(site: Web, tmp_path: Path) -> None:
     for stop in (False, True):
         job = site.add_job()
         site.set(job, waiting={"alpha": "offline"})
         step = Step(tmp_path)
         with pytest.raises(ci.TimedOut):
-            _follow(site, step, job, timeout=0.3, stop=stop)
+            _follow(site, step, job, timeout=0.3, stop=stop, linger=0.1)
         assert site.get(f"/api/jobs/{job}")["stopping"] is stop
         assert any("pending: offline" in line for line in step.printed)
 
