@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from trainforge.config.document import read_document
 from trainforge.config.errors import ManifestError, MessageInvalid, NotFound, TrainForgeError
+from trainforge.config.views import ExecutorView
 from trainforge.sender import events, machines, planned
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
@@ -83,14 +84,23 @@ def show_form(
     resources = manifest.get("resources") or {}
     nodes = str(resources.get("nodes", 1))
     distributed = said.get("distributed") if "form" in said else said.get("nodes") or nodes != "1"
+    members = machines.members(sender)
     return render(
         request, "new.html", person=person, here="/jobs", said=said,
         chosen=chosen and bool(said.get("repository")), repositories=repositories, heads=heads,
         manifest=manifest, resources=resources, nodes=nodes, distributed=bool(distributed),
-        params=_params(manifest), executors=machines.members(sender), max_bundle=sender.settings.max_bundle,
+        params=_params(manifest), executors=members, most=_most(members),
+        max_bundle=sender.settings.max_bundle,
         status=wrong.status if wrong else 200, problem=problem(wrong) if wrong else None,
         retry="/new?" + urlencode({name: said.get(name, "") for name in SOURCE}),
     )  # fmt: skip
+
+
+def _most(members: Sequence[ExecutorView]) -> dict[str, int]:
+    """The ends of the sliders: what the largest machine has."""
+    gpus = max((len(one.capabilities.gpus) for one in members), default=0)
+    cpus = max((one.capabilities.cpu_count for one in members), default=0)
+    return {"nodes": len(members), "processes_per_node": gpus or cpus, "gpu": gpus, "cpu": cpus}
 
 
 def _source(said: Mapping[str, str], heads: Mapping[str, str]) -> dict[str, Any]:

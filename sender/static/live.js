@@ -3,6 +3,7 @@
 
 import { Log } from "./log.js";
 import "./notify.js";
+import "./sliders.js";
 
 const main = document.querySelector("main[data-stream]");
 const box = document.getElementById("log");

@@ -53,6 +53,8 @@ def test_no_page_has_a_fault_for_axe(chromium: Any, site: Web) -> None:
             page.goto(site.url + path)
             check_looks(page, name)
         page.goto(f"{site.url}/new?repository={PLUGIN}&ref=refs/heads/main")
+        page.get_by_role("slider", name="gpu slider").fill("2")
+        sync_api.expect(page.get_by_label("GPUs per machine")).to_have_value("2")
         page.get_by_label("GPUs per machine").fill("8")
         page.get_by_role("button", name="Show the plan").click()
         page.wait_for_url(f"{site.url}/new/*")
