@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import uv
 
 from support.executors import Project, ended, joined, running, settings, story
 from support.sender_double import SenderDouble
@@ -204,7 +205,8 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 """
 
 
-def test_what_is_built_for_a_job_reaches_no_cache_of_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", ["requirements: requirements.txt", "lockfile: uv.lock"])
+def test_what_is_built_for_a_job_reaches_no_cache_of_others(tmp_path: Path, named: str) -> None:
     """Building a package runs its code, and so does every start of its Python."""
     made = walls(tmp_path)
     work, cache, shared = made.folder / "work", tmp_path / "m" / "cache", tmp_path / "uv"
@@ -215,11 +217,16 @@ def test_what_is_built_for_a_job_reaches_no_cache_of_others(tmp_path: Path) -> N
     places = [str(tmp_path / "m"), str(cache), str(shared), sys.prefix, "/etc", str(tmp_path)]
     (work / "evil" / "back.py").write_text(f"PLACES = {places!r}\n{EVIL}")
     (work / "requirements.txt").write_text("./evil\n")
-    manifest = parse_manifest(
-        BARE.replace("t.py", "t.py, requirements: requirements.txt") + "environment: {mode: isolated}\n"
-    )
+    manifest = parse_manifest(BARE.replace("t.py", f"t.py, {named}") + "environment: {mode: isolated}\n")
     setup = Setup(tmp_path / "setup.log", time.monotonic() + 100, lambda: False)
     env = {**os.environ, "UV_OFFLINE": "1", "UV_CACHE_DIR": str(shared)}
+    if "uv.lock" in named:
+        about = 'name = "main"\nversion = "1.0"\nrequires-python = ">=3.11"\ndependencies = ["evil"]\n'
+        (work / "pyproject.toml").write_text(
+            f'[project]\n{about}[tool.uv.sources]\nevil = {{path = "evil"}}\n'
+        )
+        apart = env | {"UV_CACHE_DIR": str(tmp_path / "locking")}
+        subprocess.run([uv.find_uv_bin(), "lock", "-q"], cwd=work, env=apart, check=True)
     chosen = environment.prepare(manifest, environment.Place(work, cache, made), setup, env)
     within = made.before(work, read=[work, *chosen.folders])
     said = subprocess.run(
