@@ -92,6 +92,7 @@ ACCESS: dict[str, str] = {
     "GET /queue": VIEWER,
     "GET /settings": VIEWER,
     "POST /settings/repositories": ADMIN,
+    "POST /settings/repositories/remove": ADMIN,
     "GET /settings/secrets": OPERATOR,
     "POST /settings/secrets": ADMIN,
     "POST /settings/secrets/remove": ADMIN,
@@ -137,6 +138,7 @@ ACCESS: dict[str, str] = {
     "GET /api/audit/verify": ADMIN,
     "GET /api/repositories": VIEWER,
     "POST /api/repositories": ADMIN,
+    "DELETE /api/repositories/{repository}": ADMIN,
     # --- GitHub
     "GET /api/github": OPERATOR,
     "POST /api/github/connections": ADMIN,

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainforge.config.errors import TrainForgeError
+from trainforge.config.errors import Conflict, NotFound, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import apply_overrides, parse_manifest
 from trainforge.config.messages import AnswerOrder
@@ -120,6 +120,32 @@ async def watch(
         sender.bell.ring(REPOSITORIES)
     views = await in_thread(sender.queries.repositories)
     return next(view for view in views if view.id == repo.id)
+
+
+def unwatch(sender: Sender, named: str, actor: str = SENDER) -> RepositoryView:
+    """Look at a repository no more; its jobs and their results stay.
+
+    Raises:
+        NotFound: it is not watched. Conflict: it is held by this sender, or the settings name it.
+    """
+    view = next((one for one in sender.queries.repositories() if named in (one.name, one.id)), None)
+    if view is None:
+        raise NotFound(
+            f"no repository {named[:80]} is watched here", hint="`trainforge sender status` lists them"
+        )
+    if view.kind == "builtin":
+        raise Conflict(f"{view.name} is held by this sender", hint="what is pushed here is always looked at")
+    configured = {
+        validate_url(one.url, allow_file=True).repository_id for one in sender.settings.repositories
+    }
+    if view.id in configured:
+        raise Conflict(
+            f"the settings name {view.name}", hint="remove it from sender.yaml, and start the sender again"
+        )
+    sender.store.unwatch(view.id, sender.now())
+    sender.store.audit(actor, "repository.unwatched", view.id, {"url": view.url}, now=sender.now())
+    sender.bell.ring(REPOSITORIES)
+    return view
 
 
 def register(sender: Sender, url: str, name: str | None) -> Repo:

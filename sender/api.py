@@ -209,6 +209,11 @@ async def watch_repository(request: Request) -> Response:
     return dump(await actions.watch(_sender(request), ask.url, ask.name, actor, take_over=ask.take_over))
 
 
+async def unwatch_repository(request: Request) -> Response:
+    named, actor = request.path_params["repository"], request.state.person.actor
+    return dump(await in_thread(actions.unwatch, _sender(request), named, actor))
+
+
 async def list_events(request: Request) -> Response:
     chosen = read_query(request, EventsQuery).model_dump()
     return _list("events", await in_thread(partial(_sender(request).queries.events, **chosen)))
@@ -237,6 +242,7 @@ routes = [
     Route("/executors/{executor}/undrain", drain_executor, methods=["POST"]),
     Route("/repositories", list_repositories),
     Route("/repositories", watch_repository, methods=["POST"]),
+    Route("/repositories/{repository}", unwatch_repository, methods=["DELETE"]),
     Route("/events", list_events),
     Route("/plan", plan, methods=["POST"]),
     *changes.routes,

@@ -124,6 +124,8 @@ def handle_hint(sender: Sender, repository: str, source: str) -> list[str]:
     failpoint("01.sender.look")
     sender.disk.refuse_when_low()
     repo = sender.store.repository(repository)
+    if not sender.store.watches(repo.id):
+        return []
     try:
         place = place_of(sender, repo)
         refs = place.refs()

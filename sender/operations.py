@@ -124,6 +124,9 @@ OPERATIONS: dict[str, Operation] = {
         "Check the audit log", AuditVerdict, query=query_forms.AuditVerifyQuery
     ),
     "GET /api/repositories": Operation("What is watched", a.Repositories),
+    "DELETE /api/repositories/{repository}": Operation(
+        "Look at a repository no more", RepositoryView, refusals=(MOVED,)
+    ),
     "POST /api/repositories": Operation(
         "Watch a repository", RepositoryView, api.RepositoryAsk, refusals=REMOTE
     ),

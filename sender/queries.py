@@ -224,7 +224,8 @@ class Queries(OutputQueries):
         repositories = schema.repositories
         names = ("id", "name", "url", "kind", "checked", "error")
         with self._database.read() as connection:
-            rows = connection.execute(sa.select(repositories).order_by(repositories.c.name)).mappings()
+            watched = sa.select(repositories).where(repositories.c.unwatched.is_(None))
+            rows = connection.execute(watched.order_by(repositories.c.name)).mappings()
             return [RepositoryView(**{name: row[name] for name in names}) for row in rows]
 
 

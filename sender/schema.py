@@ -84,6 +84,7 @@ repositories = Table(
     Column("checked", Float),
     _text("error"),
     _text("scheduled"),  # the default branch's commit whose schedules were read
+    Column("unwatched", Float),  # since when it is no longer looked at; its jobs stay
 )
 
 # The manifests of default branches that run at times; `handled` is the newest time that has led to jobs.

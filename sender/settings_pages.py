@@ -80,6 +80,15 @@ async def watch(request: Request) -> Response:
     return await repositories_page(request, done=f"{view.name} is watched from now on.")
 
 
+async def unwatch(request: Request) -> Response:
+    sender, person = _of(request)
+    try:
+        view = await in_thread(actions.unwatch, sender, _form(request).get("repository", ""), person.actor)
+    except TrainForgeError as error:
+        return await repositories_page(request, **_wrong(error))
+    return await repositories_page(request, done=f"{view.name} is no longer watched; its jobs stay.")
+
+
 # --- secrets ------------------------------------------------------------------------------------------
 
 
@@ -229,6 +238,7 @@ _PEOPLE = "/settings/people"
 routes = [
     Route("/settings", guarded(repositories_page)),
     Route("/settings/repositories", guarded(watch), methods=["POST"]),
+    Route("/settings/repositories/remove", guarded(unwatch), methods=["POST"]),
     Route("/settings/secrets", guarded(secrets_page)),
     Route("/settings/secrets", guarded(set_secret), methods=["POST"]),
     Route("/settings/secrets/remove", guarded(remove_secret), methods=["POST"]),

@@ -111,7 +111,24 @@ class EventStore(Database):
                     )
                 c.execute(sa.insert(s.repositories).values(**asdict(repo), created=now))
                 return repo
+            again = sa.update(s.repositories).where(s.repositories.c.id == repo.id).values(unwatched=None)
+            c.execute(again.where(s.repositories.c.unwatched.is_not(None)))
             return row
+
+    def unwatch(self, repository_id: str, now: float) -> None:
+        """Look at it no more. Watched again, it begins anew: what was pushed meanwhile leads to no job."""
+        table = s.repositories
+        with self.write() as c:
+            for kept in (s.heads, s.schedules):
+                c.execute(sa.delete(kept).where(kept.c.repository_id == repository_id))
+            values = {"unwatched": now, "primed": False, "scheduled": ""}
+            c.execute(sa.update(table).where(table.c.id == repository_id).values(values))
+
+    def watches(self, repository_id: str) -> bool:
+        table = s.repositories.c
+        with self.read() as c:
+            mine = (table.id == repository_id, table.unwatched.is_(None))
+            return c.execute(sa.select(table.id).where(*mine)).first() is not None
 
     def repository(self, name_or_id: str) -> Repo:
         with self.read() as c:
@@ -124,7 +141,8 @@ class EventStore(Database):
 
     def repositories(self) -> list[Repo]:
         with self.read() as c:
-            return [_repo(row) for row in c.execute(sa.select(s.repositories)).mappings()]
+            watched = sa.select(s.repositories).where(s.repositories.c.unwatched.is_(None))
+            return [_repo(row) for row in c.execute(watched).mappings()]
 
     def note_check(self, repository_id: str, now: float, error: str = "") -> None:
         """When the remote's heads were last asked for, and why that failed if it did."""

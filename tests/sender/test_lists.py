@@ -9,7 +9,7 @@ from pathlib import Path
 from support.compat import PLUGIN, add_plugin
 from support.repositories import Project
 from support.web import COMMIT, Web
-from trainforge.sender import job_list
+from trainforge.sender import events, job_list
 
 PAGE = {"Accept": "text/html"}
 
@@ -183,6 +183,17 @@ def test_settings_are_changed_without_a_script_and_secrets_never_shown(site: Web
         page = browser.post("/settings/repositories", data={"url": str(tmp_path / "models")}).text
         assert "models is watched from now on" in page
         assert browser.post("/settings/repositories", data={"url": "nonsense"}).status_code >= 400
+        (repo,) = [one for one in site.sender.store.repositories() if one.name == "models"]
+        page = browser.post("/settings/repositories/remove", data={"repository": repo.id}).text
+        assert "models is no longer watched" in page
+        git.commit({"trainforge.yaml": "project: {name: d}\ntraining: {script: a.txt}\n"}, "Train unseen")
+        assert events.handle_hint(site.sender, repo.id, "poll") == []
+        assert browser.post("/settings/repositories/remove", data={"repository": "demo"}).status_code == 409
+        browser.post("/settings/repositories", data={"url": str(tmp_path / "models")})
+        assert site.get("/api/jobs")["jobs"] == []
+        gone = site.ask("DELETE", "/api/repositories/models")
+        assert (gone.status_code, gone.json()["name"]) == (200, "models")
+        assert site.ask("DELETE", "/api/repositories/models").status_code == 404
         secret = {"name": "HF_TOKEN", "repository": "builtin:demo", "value": value, "branches": "main dev/*"}
         page = browser.post("/settings/secrets", data=secret).text
         assert "HF_TOKEN is kept" in page

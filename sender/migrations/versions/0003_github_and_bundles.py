@@ -16,6 +16,11 @@ def upgrade() -> None:
     _gates()
     _reports()
     _connections()
+    _unwatching()
+
+
+def _unwatching() -> None:
+    op.add_column("repositories", sa.Column("unwatched", sa.Float(), nullable=True))
 
 
 def _gates() -> None:
