@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -37,6 +38,7 @@ _TALK = {"pull_requests": "write"}
 _REACTIONS: dict[str, Reaction] = {one: one for one in ("+1", "-1", "confused", "rocket", "eyes")}
 LOOK_EVERY_S = 10.0
 GAP_S = 0.25  # however much happens
+NOTE_EVERY_S = 20.0  # up to when it is known which jobs are to be told
 LIST_EVERY_S = 1800.0  # pull requests of which no delivery came
 FIRST_REST_S, LONGEST_REST_S = 5.0, 900.0
 AGAIN_S = 20.0  # between two tellings of a job whose state is the same
@@ -63,6 +65,7 @@ class Teller:
         self._rest: dict[tuple[str, str], tuple[float, float]] = {}
         self._listed: dict[str, float] = {}
         self._told: dict[str, object] = {}  # how jobs and pull requests were when they were told of last
+        self._noted = -math.inf
         self._left = 0
         self._asked = False
 
@@ -73,13 +76,17 @@ class Teller:
         if not connections:
             return
         now = sender.now()
-        sender.store.begin_reports(now)
+        fresh = self._noted <= now < self._noted + NOTE_EVERY_S
+        if not fresh:
+            sender.store.begin_reports(now)
         since = {one.repository_id: one.connected for one in connections}
         due: dict[str, list[tuple[RowMapping, RowMapping | None]]] = {one: [] for one in since}
         for row, told in sender.store.reportable(since):
             due[row["repository_id"]].append((row, told))
         new = [row["id"] for rows in due.values() for row, told in rows if told is None]
-        sender.store.note_reports(new, now)
+        if new or not fresh:
+            sender.store.note_reports(new, now)
+            self._noted = now
         for connection in connections:
             if sender.stopping:
                 return
@@ -136,10 +143,10 @@ class Teller:
         self, connection: Connection, calls: Callable[[], Calls], row: RowMapping, told: RowMapping | None
     ) -> None:
         sender, now, by_app = self._sender, self._sender.now(), connection.app_id is not None
+        if self._told.get(row["id"]) == _moment(row):
+            return
         if not is_told(row) or (not by_app and sender.store.newer_job(row)):
             sender.store.drop_report(row["id"], now, "not told")
-            return
-        if self._told.get(row["id"]) == _moment(row):
             return
         report = report_of(sender, connection, row)
         payload = check_run(report) if by_app else status(report)
