@@ -128,3 +128,11 @@ def spent(pids: list[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             ticks += sum(int(field) for field in fields[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def told_cpu(run: Path, elapsed: float) -> float:
+    """The processor time that a container's first process told at its end, as far as that can be true."""
+    wrong = (OSError, ValueError, KeyError, TypeError, RecursionError)
+    with contextlib.suppress(*wrong), open(os.open(run / "ranks" / "contained.json", PLAIN)) as file:  # noqa: PTH123
+        return min(max(0.0, float(json.loads(file.read(4096))["cpu_s"])), elapsed * (os.cpu_count() or 1))
+    return 0.0

@@ -55,11 +55,9 @@ class Supervision:
         self.killed = False
         self.started = time.time()
         self.memory_limit = int(self.spec.get("memory_limit") or 0)
-        self.before: list[str] = self.spec.get("before") or []
         self.sandboxed = bool(self.spec.get("sandboxed"))
         self.remove: list[str] = self.spec.get("remove") or []
-        self.log_limit = int(self.spec.get("log_limit") or 0)
-        self.disk_limit = int(self.spec.get("disk_limit") or 0)
+        self.log_limit, self.disk_limit = (int(self.spec.get(f"{x}_limit") or 0) for x in ("log", "disk"))
         self.seen = _load(Path(__file__).with_name("seen.py"))
         self.disk = self.seen.DiskUse(self.spec.get("folders") or [], self.disk_limit)
         self.peak_memory = self.log_bytes = 0
@@ -84,7 +82,7 @@ class Supervision:
             for command in self.spec["commands"]:
                 try:
                     process = subprocess.Popen(
-                        [*self.before, *command["argv"]],
+                        [*(self.spec.get("before") or []), *command["argv"]],
                         cwd=self.spec["cwd"],
                         env={**command["env"], **self.private},
                         stdin=subprocess.DEVNULL,
@@ -226,17 +224,18 @@ class Supervision:
     def finish(self) -> None:
         codes = [code for code in self.statuses.values() if code]
         code = self.failed_first if self.failed_first is not None else (codes[0] if codes else 0)
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        usage, now = resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
         self.disk.finish()
+        told = self.seen.told_cpu(self.run, now - self.started) if self.spec.get("remove") else 0.0
         record = {
             "exit_code": code,
             "stopped": "" if self.reason == "peer" else self.reason,
             "killed": self.killed,
             "started": self.started,
-            "ended": time.time(),
+            "ended": now,
             "peak_memory_bytes": max(self.peak_memory, usage.ru_maxrss * 1024),
             "memory_limit": self.memory_limit,
-            "cpu_s": max(usage.ru_utime + usage.ru_stime, self.cpu_s),
+            "cpu_s": max(usage.ru_utime + usage.ru_stime, self.cpu_s, told),
             "peak_disk_bytes": self.disk.peak,
             "disk_limit": self.disk_limit,
             "log_bytes": self.seen.printed(self.run),
@@ -277,10 +276,7 @@ def remove(command: list[str]) -> None:
     """End what is not a descendant of ours."""
     if command:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                command, cwd="/", stdin=subprocess.DEVNULL, timeout=REMOVE_S, check=False,
-                preexec_fn=_unblock, capture_output=True,
-            )  # fmt: skip
+            subprocess.run(command, cwd="/", timeout=REMOVE_S, check=False, preexec_fn=_unblock)
 
 
 def inner_number(pid: int) -> int:
