@@ -111,19 +111,21 @@ def _kernel_log() -> Iterator[str]:
 # --- one holder each ------------------------------------------------------------------------------------
 
 
-def _lock(uuid: str) -> int | None:
-    """The lock's file; None where it cannot be opened, as it is another user's."""
+def _lock(uuid: str, *, make: bool) -> int | None:
+    """The lock's file; None where there is none, or it cannot be opened as it is another user's."""
     above = next((path for path in FOLDERS if path.is_dir() and os.access(path, os.W_OK)), FOLDERS[-1])
     folder = above / "trainforge-gpus"
-    with contextlib.suppress(OSError):
-        folder.mkdir(exist_ok=True)
-        folder.chmod(0o1777)
+    if make:
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o1777)
     name = re.sub(r"[^A-Za-z0-9-]", "_", uuid)[:100]
-    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+    for flags in (os.O_RDWR | os.O_CREAT, os.O_RDONLY) if make else (os.O_RDONLY,):
         with contextlib.suppress(OSError):
             descriptor = os.open(folder / name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            with contextlib.suppress(OSError):
-                os.fchmod(descriptor, 0o666)
+            if make:
+                with contextlib.suppress(OSError):
+                    os.fchmod(descriptor, 0o666)
             return descriptor
     return None
 
@@ -138,7 +140,7 @@ def _locked(descriptor: int, how: int) -> bool:
 
 def taken(uuid: str) -> bool:
     """Whether somebody holds it, this program too."""
-    descriptor = _lock(uuid)
+    descriptor = _lock(uuid, make=False)
     if descriptor is None:
         return False
     try:
@@ -149,9 +151,9 @@ def taken(uuid: str) -> bool:
 
 def hold(uuid: str, patience_s: float = 1.0) -> int | None:
     """A descriptor that holds it until it, and each copy that a process was given, is closed; None: taken."""
-    descriptor = _lock(uuid)
-    if descriptor is None:
-        return None
+    descriptor = _lock(uuid, make=True)
+    if descriptor is None:  # no lock can be had here: the planner alone keeps executors apart
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     end = time.monotonic() + patience_s  # somebody may look whether it is taken
     while not _locked(descriptor, fcntl.LOCK_EX):
         if time.monotonic() > end:

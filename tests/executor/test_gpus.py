@@ -317,6 +317,14 @@ def test_a_gpu_has_one_holder(locks: Path, tmp_path: Path, monkeypatch: pytest.M
     second.release()
 
 
+def test_where_no_lock_can_be_had_the_planner_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "FOLDERS", (Path("/proc/nowhere"),))
+    descriptor = gpus.hold("GPU-a", 0.1)
+    assert descriptor is not None
+    os.close(descriptor)
+    assert not gpus.taken("GPU-a")
+
+
 @pytest.mark.parametrize(
     ("uuid", "said"), [("GPU-a", "slows itself down"), ("GPU-gone", "this machine has it no more")]
 )
