@@ -16,8 +16,7 @@ from starlette.routing import Route
 from trainforge.config.errors import ManifestError
 from trainforge.config.manifest import parse_manifest
 from trainforge.config.views import JobDetail
-from trainforge.sender.actions import in_thread
-from trainforge.sender.pages import guarded, render
+from trainforge.sender.pages import render, threaded
 
 MOST_JOBS = 24
 _LESS_IS_BETTER = re.compile(r"loss|err|perplexity|ppl|\bmae\b|mse|time|seconds|latency", re.IGNORECASE)
@@ -76,11 +75,7 @@ def parameters_of(job: JobDetail) -> dict[str, Any]:
     } | known
 
 
-async def compare_page(request: Request) -> Response:
-    return await in_thread(_compare_page, request)
-
-
-def _compare_page(request: Request) -> Response:
+def compare_page(request: Request) -> Response:
     queries = request.app.state.sender.queries
     named = list(dict.fromkeys(one for one in request.query_params.getlist("jobs") if one))
     jobs = [queries.job(queries.resolve(one)) for one in named[:MOST_JOBS]]
@@ -105,4 +100,4 @@ def _primary(manifest: str) -> tuple[str, str]:
     return (said.primary or "", said.mode)
 
 
-routes = [Route("/compare", guarded(compare_page))]
+routes = [Route("/compare", threaded(compare_page))]

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from trainforge.sender import actions, streams
 from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
-from trainforge.sender.pages import guarded, render
+from trainforge.sender.pages import guarded, render, threaded
 
 ROWS = 50
 QUEUE_ROWS = 200
@@ -65,11 +65,7 @@ async def look_again(request: Request) -> Response:
 # --- the queue ----------------------------------------------------------------------------------------
 
 
-async def queue_page(request: Request) -> Response:
-    return await in_thread(_queue_page, request)
-
-
-def _queue_page(request: Request) -> Response:
+def queue_page(request: Request) -> Response:
     sender: Sender = request.app.state.sender
     waiting = sender.store.list_queue(QUEUE_ROWS)
     line = sender.line()
@@ -93,5 +89,5 @@ def queue_version(sender: Sender) -> str:
 routes = [
     Route("/events", guarded(events_page)),
     Route("/events/look", guarded(look_again), methods=["POST"]),
-    Route("/queue", guarded(queue_page)),
+    Route("/queue", threaded(queue_page)),
 ]

@@ -16,9 +16,8 @@ from trainforge.config.errors import Conflict, ManifestError, NotFound
 from trainforge.config.manifest import parse_manifest
 from trainforge.config.views import JobSummary
 from trainforge.sender import streams
-from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
-from trainforge.sender.pages import guarded, render
+from trainforge.sender.pages import render, threaded
 from trainforge.sender.store_events import PUSH_SOURCES
 from trainforge.sender.store_listing import Listed, Wanted
 
@@ -36,11 +35,7 @@ def wanted_of(params: QueryParams) -> Wanted:
     return Wanted(**said | {"state": said["state"] if said["state"] in STATES else ""})
 
 
-async def jobs_page(request: Request) -> Response:
-    return await in_thread(_jobs_page, request)
-
-
-def _jobs_page(request: Request) -> Response:
+def jobs_page(request: Request) -> Response:
     sender: Sender = request.app.state.sender
     wanted = wanted_of(request.query_params)
     if _JOB_ID.match(wanted.q) and (named := _named(sender, wanted.q)):
@@ -113,4 +108,4 @@ def key_metric(job: JobSummary, primary: str) -> tuple[str, Any] | None:
     return None
 
 
-routes = [Route("/jobs", guarded(jobs_page))]
+routes = [Route("/jobs", threaded(jobs_page))]

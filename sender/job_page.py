@@ -31,7 +31,7 @@ from trainforge.sender.actions import in_thread
 from trainforge.sender.breakup import LOOKED_AT, Breakup, breakup, traceback_of
 from trainforge.sender.context import Sender
 from trainforge.sender.levels import LEVELS
-from trainforge.sender.pages import guarded, render
+from trainforge.sender.pages import guarded, render, threaded
 from trainforge.sender.problems import problem
 
 LOG_LINES = 300
@@ -42,11 +42,7 @@ _FORGE = re.compile(r"https://([a-z0-9.-]+)/([A-Za-z0-9._/-]+?)(?:\.git)?/?")
 _COMMIT_PATHS = {"gitlab.com": "/-/commit/"}
 
 
-async def job_page(request: Request) -> Response:
-    return await in_thread(_job_page, request)
-
-
-def _job_page(request: Request) -> Response:
+def job_page(request: Request) -> Response:
     sender: Sender = request.app.state.sender
     named = request.path_params["job"]
     found = sender.queries.resolve(named)
@@ -265,7 +261,7 @@ def read_changes(said: str) -> dict[str, Any]:
 
 
 routes = [
-    Route("/jobs/{job}", guarded(job_page)),
+    Route("/jobs/{job}", threaded(job_page)),
     Route("/jobs/{job}/metrics.csv", guarded(metrics_csv)),
     Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
     Route("/jobs/{job}/answer", guarded(answer_job), methods=["POST"]),

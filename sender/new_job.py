@@ -15,10 +15,9 @@ from trainforge.config.document import read_document
 from trainforge.config.errors import ManifestError, MessageInvalid, NotFound, TrainForgeError
 from trainforge.config.views import ExecutorView
 from trainforge.sender import events, machines, planned
-from trainforge.sender.actions import in_thread
 from trainforge.sender.context import Sender
 from trainforge.sender.job_page import read_changes
-from trainforge.sender.pages import guarded, render
+from trainforge.sender.pages import render, threaded
 from trainforge.sender.people import Person
 from trainforge.sender.planned import PREFERENCES, Preferences
 from trainforge.sender.problems import problem
@@ -38,11 +37,7 @@ def _of(request: Request) -> tuple[Sender, Person]:
 # --- what to train ------------------------------------------------------------------------------------
 
 
-async def new_page(request: Request) -> Response:
-    return await in_thread(_new_page, request)
-
-
-def _new_page(request: Request) -> Response:
+def new_page(request: Request) -> Response:
     sender, person = _of(request)
     again = request.query_params.get("again", "")
     kept = planned.find(sender, again[:64]) if again else None
@@ -135,11 +130,7 @@ def _params(manifest: Mapping[str, Any]) -> dict[str, Any]:
 # --- planning and confirming --------------------------------------------------------------------------
 
 
-async def plan(request: Request) -> Response:
-    return await in_thread(_plan, request)
-
-
-def _plan(request: Request) -> Response:
+def plan(request: Request) -> Response:
     sender, person = _of(request)
     said = {name: text for name, text in getattr(request.state, "form", {}).items() if name != "csrf"}
     try:
@@ -200,11 +191,7 @@ def _remembered(wishes: Preferences, said: Mapping[str, str], chosen: list[str] 
     return Preferences.model_validate(wishes.model_dump(exclude_unset=True) | changed)
 
 
-async def plan_page(request: Request) -> Response:
-    return await in_thread(_plan_page, request)
-
-
-def _plan_page(request: Request) -> Response:
+def plan_page(request: Request) -> Response:
     sender, person = _of(request)
     job = request.path_params["job"]
     kept = planned.find(sender, job)
@@ -216,11 +203,7 @@ def _plan_page(request: Request) -> Response:
     )  # fmt: skip
 
 
-async def confirm(request: Request) -> Response:
-    return await in_thread(_confirm, request)
-
-
-def _confirm(request: Request) -> Response:
+def confirm(request: Request) -> Response:
     """Queue it: as planned, or on the machines that would do instead."""
     sender, _ = _of(request)
     job = request.path_params["job"]
@@ -235,8 +218,8 @@ def _confirm(request: Request) -> Response:
 
 
 routes = [
-    Route("/new", guarded(new_page)),
-    Route("/new", guarded(plan), methods=["POST"]),
-    Route("/new/{job}", guarded(plan_page)),
-    Route("/new/{job}", guarded(confirm), methods=["POST"]),
+    Route("/new", threaded(new_page)),
+    Route("/new", threaded(plan), methods=["POST"]),
+    Route("/new/{job}", threaded(plan_page)),
+    Route("/new/{job}", threaded(confirm), methods=["POST"]),
 ]

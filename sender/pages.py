@@ -6,6 +6,7 @@ version differs, so nothing is rendered twice in two languages.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,15 @@ def guarded(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
         return response
 
     return page
+
+
+def threaded(work: Callable[[Request], Response]) -> Callable[[Request], Any]:
+    """A page that is guarded, and made in a thread: what it reads blocks."""
+
+    async def page(request: Request) -> Response:
+        return await asyncio.to_thread(work, request)
+
+    return guarded(page)
 
 
 routes = [
