@@ -11,7 +11,6 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -109,8 +108,8 @@ def _docker() -> TestEngine:
         )
 
     def stop() -> None:
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait(60)
+        daemon.kill()  # at once: a parallel worker that takes long to end is killed itself
+        daemon.wait()
         _remove(folder)
 
     _stops.append(stop)
