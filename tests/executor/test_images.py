@@ -65,14 +65,14 @@ def test_a_tag_is_what_its_registry_has_now(
     engine.run("rmi", name)
     assert here.fetch(pinned, setup)["Id"] == about["Id"]
     engine.run("tag", tried, name)
+    with pytest.raises(NodeFailed) as caught:
+        here.fetch(f"{address}/ours/other:1", setup)
+    assert caught.value.code == "container_failed"
     process.kill()
     process.wait()
     assert here.fetch(pinned, setup)["Id"] == about["Id"]  # without asking
     assert here.fetch(name, setup)["Id"] == about["Id"]
     assert "the registry does not give" in setup.log.read_text()
-    with pytest.raises(NodeFailed) as caught:
-        here.fetch(f"{address}/ours/other:1", setup)
-    assert caught.value.code == "container_failed"
     with pytest.raises(NodeFailed, match="no image localhost/none on this machine"):
         here.fetch("localhost/none", setup)
     engine.run("rmi", name)
