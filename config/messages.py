@@ -61,6 +61,7 @@ NodeState = Literal["pending", "running", "completed", "failed"]
 JobState = Literal["pending", "planning", "dispatching", "running", "completed", "failed", "cancelled"]
 Outcome = Literal["completed", "failed", "cancelled"]
 OWNER_ASKED = "waiting for the machine's owner to accept"  # the detail of a node that may be answered
+RESUME = "resume"  # the source of a job that goes on from the newest checkpoint of the one it names
 PREPARE = "prepare"  # the source of a job that is prepared and not trained
 OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
@@ -168,6 +169,7 @@ class RunOrder(Message):
     lease_ttl: float = Field(gt=0)
     session_ends: float = 0.0  # when the first of the job's machines is known to go away; 0: none is
     prepare: bool = False  # stop once prepared: environment and data are there for a later job
+    resume_of: JobId | Literal[""] = ""  # the job whose newest checkpoint this one begins with
 
 
 class Peer(Message):

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -116,10 +117,28 @@ class Checkpoints:
             self._write(seals)
         return sorted(new, key=lambda seal: seal.age)
 
-    def restore(self, store: Store) -> None:
+    def adopt(self, other: Checkpoints) -> None:
+        """Begin with the newest of another job's here, as if it was written before the first attempt."""
+        for seal in other.whole()[:1]:
+            self.files.mkdir(parents=True, exist_ok=True)
+            source, target = other.files / seal.name, self.files / seal.name
+            if source.is_dir():
+                shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, target)
+            fingerprint, _ = look(target)
+            self._write(
+                {
+                    **self._read(),
+                    seal.name: seal.model_copy(update={"attempt": 0, "fingerprint": fingerprint}),
+                }
+            )
+
+    def restore(self, store: Store, attempt: int | None = None) -> None:
         """Fetch the store's newest complete checkpoint where this machine has none as new.
 
         The newest here may be a part that the other nodes lack, then what they can have is fetched too.
+        `attempt` is what it counts as having been written by, where the store is another job's.
         """
         found, here = store.complete(), self.whole()
         if not found:
@@ -134,7 +153,7 @@ class Checkpoints:
         fingerprint, _ = look(self.files / newest.name)
         seal = Seal(
             name=newest.name,
-            attempt=newest.attempt,
+            attempt=newest.attempt if attempt is None else attempt,
             time=newest.time,
             fingerprint=fingerprint,
             rank=self.rank,

@@ -21,7 +21,7 @@ from typing import Any
 from trainforge.config import disk
 from trainforge.config.errors import NodeFailed
 from trainforge.config.settings import ExecutorSettings
-from trainforge.executor import budget
+from trainforge.executor import budget, keeping
 from trainforge.executor.budget import Entry
 from trainforge.executor.spool import Spool
 from trainforge.executor.supervisor import write_atomically
@@ -158,6 +158,7 @@ class Housekeeper:
 
     def _tidy(self) -> None:
         Spool(self.data_dir).tidy()
+        keeping.tidy(self.data_dir)
         for half, entry in budget.halves(self.data_dir):
             budget.remove_half(half, entry)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from trainforge.config.messages import NodeKey, RunOrder
 from trainforge.executor.checkpoint_store import Store
 from trainforge.executor.checkpoints import Checkpoints, Keeper, guarded
 from trainforge.executor.restarts import Restarts
+from trainforge.executor.spool import KEEP_S
 
 ONLY_PARTS = "this machine has parts of checkpoints and not those that other machines wrote"
 
@@ -41,9 +43,25 @@ class Keeping:
 
     def resumable(self, manifest: Manifest) -> list[str]:
         """What this node could go on from, the newest first."""
-        if self.key.attempt == 1 or manifest.checkpoint.resume == "never":
+        if manifest.checkpoint.resume == "never" or (self.key.attempt == 1 and not self.order.resume_of):
             return []
+        if self.order.resume_of and not self.here().whole():
+            self._take_over(manifest, self.order.resume_of)
         return self.offers(self.store(manifest))
+
+    def _take_over(self, manifest: Manifest, job: str) -> None:
+        """Begin with what the job has left that this one goes on from."""
+        here, url = self.here(), manifest.checkpoint.store
+        if url:
+            guarded(lambda: here.restore(Store(url, job, manifest.checkpoint.keep), attempt=0), self.warn)
+        else:
+            before = Checkpoints(
+                self.folder.with_name(job), self.key.attempt, self.key.rank, self.order.nodes
+            )
+            guarded(lambda: here.adopt(before), self.warn)
+        if not here.whole():
+            where = "in checkpoint.store" if url else "on this machine"
+            self.warn(f"job {job[:8]} has left no checkpoint {where} to go on from: this one begins anew")
 
     def newest(self, manifest: Manifest) -> str:
         return next(iter(self.resumable(manifest)), "")
@@ -67,3 +85,12 @@ class Keeping:
         with contextlib.suppress(NodeFailed):
             if manifest is not None and (store := self.store(manifest)) is not None:
                 guarded(store.clear, self.warn)
+
+
+def tidy(data_dir: Path) -> None:
+    """Remove the checkpoints of jobs that have gone from here, once nobody has resumed them for `KEEP_S`."""
+    for left in (data_dir / "checkpoints").glob("*"):
+        marked = left / "seals.json"
+        since = (marked if marked.exists() else left).stat().st_mtime
+        if time.time() - since > KEEP_S and not any((data_dir / "nodes").glob(f"{left.name}.*")):
+            shutil.rmtree(left, ignore_errors=True)

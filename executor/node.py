@@ -459,7 +459,7 @@ class Node(threading.Thread):
 
     def _forget(self) -> None:
         published = self.journal.find("published")
-        if published is not None and published.data["outcome"] != "failed":
+        if published is not None and published.data["outcome"] == "completed":  # others may be resumed
             manifest: Manifest | None = None
             with contextlib.suppress(OSError, TrainForgeError):
                 manifest = self.preparation.kept_manifest()

@@ -17,7 +17,7 @@ from trainforge.config.messages import AnswerOrder
 from trainforge.config.views import ExecutorView, JobDetail, RepositoryView
 from trainforge.hooks.addresses import validate_url
 from trainforge.hooks.watch import git_folder
-from trainforge.sender import events, leading, registry
+from trainforge.sender import events, leading, registry, resuming
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import ring_orders
 from trainforge.sender.notify import JOBS, REPOSITORIES, job_key
@@ -61,6 +61,13 @@ async def retry(
     again = await in_thread(partial(events.retry_job, sender, job, overrides=changes))
     note = partial(sender.store.audit, actor, "job.retried", job, {"as": again}, now=sender.now())
     await in_thread(note)
+    return await in_thread(sender.queries.job, again)
+
+
+async def resume(sender: Sender, job: str, actor: str) -> JobDetail:
+    """A new job that goes on from the newest checkpoint of one that failed or was stopped."""
+    again = await in_thread(resuming.resume_job, sender, job)
+    await in_thread(partial(sender.store.audit, actor, "job.resumed", job, {"as": again}, now=sender.now()))
     return await in_thread(sender.queries.job, again)
 
 

@@ -130,6 +130,11 @@ async def retry_job(request: Request) -> Response:
     return dump(await actions.retry(_sender(request), await _job(request), actor))
 
 
+async def resume_job(request: Request) -> Response:
+    actor = request.state.person.actor
+    return dump(await actions.resume(_sender(request), await _job(request), actor))
+
+
 async def job_logs(request: Request) -> Response:
     """A page of lines, waiting for the first one if asked to; or all of them as server-sent events."""
     sender, job = _sender(request), await _job(request)
@@ -235,6 +240,7 @@ routes = [
     Route("/jobs/{job}/stop", stop_job, methods=["POST"]),
     Route("/jobs/{job}/answer", answer_job, methods=["POST"]),
     Route("/jobs/{job}/retry", retry_job, methods=["POST"]),
+    Route("/jobs/{job}/resume", resume_job, methods=["POST"]),
     Route("/executors", list_executors),
     Route("/executors/{executor}", show_executor),
     Route("/executors/{executor}", remove_executor, methods=["DELETE"]),

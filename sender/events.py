@@ -394,6 +394,7 @@ def retry_job(
     source: str = "retry",
     *,
     overrides: Mapping[str, Any] | None = None,
+    executors: Sequence[str] = (),
     rerun: str = "",
 ) -> str:
     """A new job that asks for the same as an old one; of a matrix, its cell alone.
@@ -409,7 +410,7 @@ def retry_job(
         manifest_path=row["manifest_path"],
         ref=row["ref"],
         overrides=row["overrides"] if overrides is None else overrides,
-        executors=row["executors"],
+        executors=executors or row["executors"],
         rerun=rerun,
         rerun_of=job,
         source=PREPARE if row["source"] == PREPARE else source,

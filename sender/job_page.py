@@ -208,6 +208,14 @@ async def retry_job(request: Request) -> Response:
     return RedirectResponse(f"/jobs/{(await actions.retry(sender, job, request.state.person.actor)).id}", 303)
 
 
+async def resume_job(request: Request) -> Response:
+    sender = request.app.state.sender
+    job = await in_thread(sender.queries.resolve, request.path_params["job"])
+    return RedirectResponse(
+        f"/jobs/{(await actions.resume(sender, job, request.state.person.actor)).id}", 303
+    )
+
+
 async def again_page(request: Request) -> Response:
     """The form of a retry with changes."""
     sender = request.app.state.sender
@@ -266,6 +274,7 @@ routes = [
     Route("/jobs/{job}/stop", guarded(stop_job), methods=["POST"]),
     Route("/jobs/{job}/answer", guarded(answer_job), methods=["POST"]),
     Route("/jobs/{job}/retry", guarded(retry_job), methods=["POST"]),
+    Route("/jobs/{job}/resume", guarded(resume_job), methods=["POST"]),
     Route("/jobs/{job}/again", guarded(again_page)),
     Route("/jobs/{job}/again", guarded(retry_with_changes), methods=["POST"]),
 ]

@@ -95,6 +95,11 @@ OPERATIONS: dict[str, Operation] = {
         refusals=(MOVED,),
     ),
     "POST /api/jobs/{job}/retry": Operation("Run a job again", JobDetail, refusals=REMOTE),
+    "POST /api/jobs/{job}/resume": Operation(
+        "Go on from the newest checkpoint of a job that failed or was stopped, as a new job",
+        JobDetail,
+        refusals=(*REMOTE, MOVED),
+    ),
     "POST /api/plan": Operation(
         "What would become of a manifest now", a.PlanAnswer, api.PreviewAsk, refusals=(400, GONE, MOVED)
     ),

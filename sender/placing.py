@@ -17,7 +17,7 @@ from sqlalchemy.engine import RowMapping
 from trainforge.config.errors import TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.manifest import Manifest
-from trainforge.config.messages import PREPARE, Repository, RunOrder
+from trainforge.config.messages import PREPARE, RESUME, Repository, RunOrder
 from trainforge.config.reasons import kind_of
 from trainforge.sender import lifecycle as life
 from trainforge.sender import publisher
@@ -218,6 +218,7 @@ def run_orders(sender: Sender, row: RowMapping, manifest: Manifest, made: Plan) 
             lease_ttl=sender.settings.lease_ttl,
             session_ends=made.session_ends,
             prepare=row["source"] == PREPARE,
+            resume_of=row["rerun_of"] if row["source"] == RESUME else "",
         )
         for placed in made.nodes
     }

@@ -112,6 +112,9 @@ class Client:
     def stop(self, job: str, reason: str) -> dict[str, Any]:
         return self._post(f"{_job(job)}/stop", {"reason": reason})
 
+    def resume(self, job: str) -> JobDetail:
+        return _view(JobDetail, self._post(f"{_job(job)}/resume", {}))
+
     def retry(self, job: str) -> JobDetail:
         return _view(JobDetail, self._post(f"{_job(job)}/retry", {}))
 

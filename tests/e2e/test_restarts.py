@@ -9,6 +9,7 @@ import pytest
 
 from support.fleet import Fleet
 from support.scripts import UNTIL_TOLD, manifest
+from support.waiting import wait_for
 
 
 def _training(fleet: Fleet) -> tuple[str, Path]:
@@ -118,3 +119,46 @@ def test_an_executor_that_never_returns_gives_its_job_to_another(fleet: Fleet) -
     fleet.start_executor("alpha")  # its own copy of the training has long ended; nothing may come of it
     files = fleet.result("long")
     assert sum(path.endswith("/result.json") for path in files) == 1
+
+
+SAVES = """\
+import os, pathlib, time
+folder = pathlib.Path(os.environ["TRAINFORGE_CHECKPOINT_DIR"])
+before = os.environ.get("TRAINFORGE_RESUME_FROM")
+if before:
+    print("goes on from", pathlib.Path(before).name, pathlib.Path(before, "step").read_text(), flush=True)
+else:
+    (folder / "step-7").mkdir()
+    (folder / "step-7" / "step").write_text("seven")
+    print("has saved", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_stopped_job_is_resumed_from_its_newest_checkpoint(
+    fleet: Fleet, tmp_path: Path, stored: bool
+) -> None:
+    fleet.start_sender()
+    fleet.add_executor("alpha")
+    store = f"checkpoint: {{store: {tmp_path / 'store'}}}\n" if stored else ""
+    fleet.push(fleet.project("saves", {"train.py": SAVES, "trainforge.yaml": manifest("saves", more=store)}))
+    job = fleet.the_job()
+    fleet.wait_log(job, "has saved")
+    refused = fleet.cli("retry", job, "--resume", check=False)
+    assert "has not ended" in refused.stderr
+    seals = fleet.root / "alpha" / "checkpoints" / job / "seals.json"
+    wait_for("the seal", seals.exists, 30)
+    if stored:
+        wait_for("it in the store", lambda: list((tmp_path / "store" / job).glob("*.json")), 30)
+    fleet.cli("stop", job)
+    assert fleet.wait_ended(job)["state"] == "cancelled"
+    if stored:  # another machine has nothing of it
+        fleet.terminate("alpha")
+        fleet.add_executor("beta")
+    again = json.loads(fleet.cli("retry", job, "--resume", "--json").stdout)
+    detail = fleet.wait_ended(again["id"])
+    assert (detail["state"], detail["rerun_of"]) == ("completed", job), detail
+    assert "goes on from step-7 seven" in fleet.log_text(again["id"])
+    refused = fleet.cli("retry", again["id"], "--resume", check=False)
+    assert "keeps no checkpoints" in refused.stderr

@@ -206,18 +206,20 @@ def stop(job: str | None, reason: str, as_json: bool) -> None:
 
 @click.command()
 @job_argument
+@click.option("--resume", is_flag=True, help="From its newest checkpoint, if it failed or was stopped.")
 @json_option
-def retry(job: str | None, as_json: bool) -> None:
+def retry(job: str | None, resume: bool, as_json: bool) -> None:
     """Run a job again, as a new job that names the old one; without JOB the newest."""
     from trainforge.client import Client
 
     with Client.configured() as client:
         old = choose_job(client, job)
-        new = client.retry(old)
+        new = client.resume(old) if resume else client.retry(old)
         if as_json:
             print_json(new.model_dump(mode="json"))
             return
-        click.echo(f"job {new.id} runs {new.rerun_of or old} again")
+        old = new.rerun_of or old
+        click.echo(f"job {new.id} goes on from {old}" if resume else f"job {new.id} runs {old} again")
         next_step(*following(new))
 
 
