@@ -21,7 +21,9 @@ from trainforge.hooks.networks import IpAddress, is_disguised, is_nobodys, is_pr
 MAX_URL = 2048
 _TEXT = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(?:/[A-Za-z0-9._~%+@:,=()&/-]*)?\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?)*\Z")
-PRIVATE_HINT = "the sender's setting allow_private_endpoints permits it"
+PRIVATE_HINT = (
+    "the sender's setting allow_private_endpoints, or --allow-private of `trainforge direct`, permits it"
+)
 
 
 def check_url(url: str, *, allow_private: bool) -> str:

@@ -34,7 +34,9 @@ def main() -> None:
     answer = connection.getresponse()
     data = answer.read(65_536)
     if answer.status >= 300:
-        say(f"the sender answered {answer.status}; it looks at this repository by itself later")
+        said = {401: "the webhook secret is not the sender's", 404: "it does not watch this repository"}
+        why = said.get(answer.status, f"it answered {answer.status}")
+        say(f"the sender was not told: {why}; if it watches this repository, it looks at it later by itself")
         return
     for line in json.loads(data).get("lines", [])[:20]:
         print("".join(char for char in str(line)[:200] if char.isprintable()))  # noqa: T201

@@ -219,9 +219,7 @@ def remove_executor(sender: Sender, executor: str, actor: str = SENDER) -> None:
         NotFound: no such executor, or removed already.
     """
     if not sender.store.revoke(executor, sender.now(), actor):
-        raise NotFound(
-            f"no executor {executor} is known here", hint="`trainforge executor status` lists them"
-        )
+        raise NotFound(f"no executor {executor} is known here", hint="`trainforge executor list` shows them")
     failpoint("46.sender.revoked")
     _changed(sender)
 
@@ -237,9 +235,7 @@ def choose_executors(sender: Sender, names: Sequence[str]) -> list[str]:
     for name in names:
         left_out, bare = name.startswith("!"), name.removeprefix("!")
         if bare not in known and bare not in known.values():
-            raise NotFound(
-                f"no executor {bare} is known here", hint="`trainforge executor status` lists them"
-            )
+            raise NotFound(f"no executor {bare} is known here", hint="`trainforge executor list` shows them")
         chosen.append("!" * left_out + known.get(bare, bare))
     return chosen
 

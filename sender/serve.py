@@ -34,6 +34,7 @@ LAST_RESORT_S = 9.5
 BACKLOG = 2048
 # Longer than clients keep an idle connection: who closes first must not be the one that is about to be asked.
 KEEP_ALIVE_S = 75
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 THREADS = 40  # they wait for the disk and for git more than they compute
 SWITCH_S = 0.001  # a thread that computes must not hold up those that answer at each of their statements
 
@@ -119,7 +120,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def local_url(host: str, port: int) -> str:
     """How this machine reaches what listens on `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    host = EVERYWHERE.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -149,8 +150,11 @@ def welcome(sender: Sender, *, login_link: bool = False) -> None:
     else:
         link = sender.people.new_link(sender.now())
         pages = f"  its pages, for 15 minutes and one browser: {sender.base_url}/login?link={link}\n"
+    everywhere = sender.settings.host in EVERYWHERE and not sender.settings.public_url
+    others = "  others are told this address too, and cannot reach it: set public_url\n" if everywhere else ""
     sys.stdout.write(
         f"TrainForge's sender listens at {sender.base_url}\n"
+        f"{others}"
         f"{pages}"
         "  a machine joins with what `trainforge sender token` prints; Ctrl-C stops the sender\n"
         f"{remark}"

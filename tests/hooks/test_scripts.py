@@ -82,9 +82,10 @@ def test_a_push_announces_itself(listener: Listener, bare: Path, project: Projec
 @pytest.mark.parametrize(
     "trouble",
     [
-        (401, b"", "the sender answered 401"),
+        (401, b"", "the webhook secret is not the sender's"),
+        (404, b"", "it does not watch this repository"),
         (200, b"not json", "the sender was not told (JSONDecodeError)"),
-        (500, b"", "looks at this repository by itself later"),
+        (500, b"", "it answered 500; if it watches this repository, it looks at it later by itself"),
     ],
 )
 def test_trouble_never_fails_a_push(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ def _settings(config: Path | None, options: dict[str, Any]) -> ExecutorSettings:
     return ExecutorSettings.load(settings_file(config, "executor.yaml"), **given(options))
 
 
+def _here(config: Path | None, options: dict[str, Any]) -> str:
+    """What names the same executor to the next command."""
+    said = {"--config": config, "--data-dir": options.get("data_dir")}
+    return "".join(f" {name} {shlex.quote(str(value))}" for name, value in said.items() if value)
+
+
 @click.group()
 def executor() -> None:
     """Run an executor, which trains on this machine; look after those of the sender."""
@@ -73,7 +80,7 @@ def join(url: str, token: str, config: Path | None, as_json: bool, **options: An
     if identity.pending:
         click.echo(f"  its key is {fingerprint}")
         say(f"  it gets no work before `trainforge executor approve {identity.name}` at the sender")
-    next_step("trainforge executor start")
+    next_step(f"trainforge executor start{_here(config, options)}")
 
 
 @executor.command()
@@ -92,7 +99,7 @@ def trust(key: str, config: Path | None, as_json: bool, **options: Any) -> None:
         print_json({"executor": identity.executor, "name": identity.name, "sender": identity.sender})
         return
     click.echo(f"{identity.name} ({identity.executor}) takes orders signed by {identity.sender} now")
-    next_step("trainforge executor start --connection push --tunnel ngrok")
+    next_step(f"trainforge executor start{_here(config, options)} --connection push --tunnel ngrok")
 
 
 @executor.command("rotate-key")
@@ -162,7 +169,7 @@ def start(config: Path | None, show: bool, ephemeral: tuple[str, str] | None, **
     """
     settings = _settings(config, options)
     if show:
-        _show(settings, as_json=False)
+        _show(settings, _here(config, options), as_json=False)
         return
     from trainforge.executor.program import run_executor, run_visitor
 
@@ -178,10 +185,10 @@ def start(config: Path | None, show: bool, ephemeral: tuple[str, str] | None, **
 @json_option
 def status(config: Path | None, as_json: bool, **options: Any) -> None:
     """Show whom this machine belongs to, whether it is connected, its jobs, waiting results and disk."""
-    _show(_settings(config, options), as_json=as_json)
+    _show(_settings(config, options), _here(config, options), as_json=as_json)
 
 
-def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
+def _show(settings: ExecutorSettings, here: str, *, as_json: bool) -> None:
     from trainforge.executor.identity import ExecutorIdentity, load_key
     from trainforge.executor.status import local_status
 
@@ -224,9 +231,9 @@ def _show(settings: ExecutorSettings, *, as_json: bool) -> None:
         click.echo(f"    {_node(node)}: {node['waiting'] or 'on its way'}")
     asked = [node["job"][:8] for node in active if node["asked"]]
     if not about["running"]:
-        next_step("trainforge executor start")
+        next_step(f"trainforge executor start{here}")
     elif asked:
-        next_step(f"trainforge executor accept {asked[0]}")
+        next_step(f"trainforge executor accept {asked[0]}{here}")
 
 
 @executor.command()
@@ -300,7 +307,7 @@ def clean(config: Path | None, older_than: str | None, dry_run: bool, as_json: b
         click.echo(f"  {what:<8}  {entry.kind:<12}  {size:>12}  {entry.name:<30}  {jobs or used}".rstrip())
     click.echo(f"{'would free' if dry_run else 'freed'} {freed.size / 1e6:,.1f} MB")
     if dry_run and freed.removed:
-        next_step("trainforge executor clean")
+        next_step(f"trainforge executor clean{_here(config, options)}")
 
 
 def _contact(about: dict[str, Any]) -> str:

@@ -62,12 +62,17 @@ def connect(
 
 
 def _token() -> str:
+    from trainforge.config.errors import SettingsError
+
     if given := os.environ.get(TOKEN_VARIABLE, ""):
         return given
     if sys.stdin.isatty():
         value: str = click.prompt("GitHub token", hide_input=True)
         return value.strip()
-    return sys.stdin.read().strip()
+    if given := sys.stdin.read().strip():
+        return given
+    hint = f"give it on standard input or in {TOKEN_VARIABLE}, or connect by a GitHub App: --app"
+    raise SettingsError("no GitHub token was given", hint=hint)
 
 
 def _by_app(client: Client, ask: dict[str, object], organization: str, api_url: str) -> GitHubReport:
