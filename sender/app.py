@@ -194,7 +194,11 @@ def git_server(sender: Sender) -> GitHttpApp:
         return access
 
     async def on_push(name: str) -> list[str]:
-        repo = await asyncio.to_thread(watching.builtin, sender, name)
+        try:
+            repo = await asyncio.to_thread(watching.builtin, sender, name)
+        except Exception:
+            sender.spawn(watching.note_later(sender, name))
+            raise
         sender.bell.ring(REPOSITORIES)
         return await actions.look(sender, repo.id, "push")
 

@@ -18,11 +18,26 @@ from trainforge.sender.store_events import Repo
 
 log = logging.getLogger(__name__)
 NEW_EVERY_S = 3600.0
+AGAIN_S = 2.0
 
 
 def builtin(sender: Sender, name: str) -> Repo:
     """The built-in repository of this name, noted if it was not."""
     return sender.store.add_repository(Repo(f"builtin:{name}", name, "", "builtin"), sender.now())
+
+
+async def note_later(sender: Sender, name: str) -> None:
+    """Note the repository of a push that was taken while it could not be, as on a full disk."""
+    while not sender.stopping:
+        await asyncio.sleep(AGAIN_S)
+        try:
+            repo = await asyncio.to_thread(builtin, sender, name)
+        except Exception as error:  # noqa: BLE001 - whatever is in the way, the push was acknowledged
+            log.warning("a push to %s is not noted yet: %s", name, error)
+        else:
+            sender.bell.ring(REPOSITORIES)
+            await actions.look(sender, repo.id, "push")
+            return
 
 
 def adopt(sender: Sender) -> None:
