@@ -165,10 +165,10 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
     other = SigningKey.generate()
     other.save(world.fleet.root / "other.key")
     told = (world.fleet.root / "other.key").read_text()
-    code, said = world.direct("--plan", TRAINFORGE_SIGNING_KEY=told)
-    assert (code, said.count("it trusts another key") >= 2) == (5, True), said
     go_on = world.fleet.signals / "go-on"
     world.push(UNTIL_TOLD.format(go_on=str(go_on)), manifest("digits"))
+    code, said = world.direct("--plan", TRAINFORGE_SIGNING_KEY=told)
+    assert (code, said.count("it trusts another key") >= 2) == (5, True), said
     first = world.begin(*DIRECT)
     assert first.stdout is not None
     seen = []
