@@ -25,8 +25,6 @@ import sqlite3
 import ssl
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -34,6 +32,7 @@ from typing import Any
 
 import httpx2
 import psutil
+from programs import sender_in
 
 from trainforge.config.messages import (
     Capabilities,
@@ -370,26 +369,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=900)
     parser.add_argument("--longest", type=float, default=300, help="seconds that a job trains at most")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="trainforge-fleet-") as name:
-        folder = Path(name)
-        env = os.environ | {
-            "XDG_CONFIG_HOME": str(folder / "home"),
-            "TRAINFORGE_SENDER_DATA_DIR": str(folder / "sender"),
-            "TRAINFORGE_SENDER_PORT": "0",
-        }
-        command = [sys.executable, "-m", "trainforge", "sender", "start"]
-        with (folder / "sender.log").open("wb") as log:
-            sender = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 60
-            while not (folder / "sender" / "sender.json").exists():
-                if time.monotonic() > deadline or sender.poll() is not None:
-                    raise SystemExit((folder / "sender.log").read_text())
-                time.sleep(0.05)
-            good = asyncio.run(measure(options, folder, sender))
-        finally:
-            sender.terminate()
-            sender.wait(30)
+    with sender_in("fleet") as (folder, sender):
+        good = asyncio.run(measure(options, folder, sender))
     return 0 if good else 1
 
 

@@ -12,15 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import httpx2
 import psutil
+from programs import sender_in
 
 from trainforge.config.messages import Capabilities, Claim, Heartbeat, JoinRequest, Load
 from trainforge.config.trust import SigningKey, executor_id, sign_request
@@ -103,26 +100,8 @@ def main() -> None:
     parser.add_argument("--executors", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=40)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="trainforge-requests-") as name:
-        folder = Path(name)
-        env = os.environ | {
-            "XDG_CONFIG_HOME": str(folder / "home"),
-            "TRAINFORGE_SENDER_DATA_DIR": str(folder / "sender"),
-            "TRAINFORGE_SENDER_PORT": "0",
-        }
-        with (folder / "sender.log").open("wb") as log:
-            command = [sys.executable, "-m", "trainforge", "sender", "start"]
-            sender = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 60
-            while not (folder / "sender" / "sender.json").exists():
-                if time.monotonic() > deadline or sender.poll() is not None:
-                    raise SystemExit((folder / "sender.log").read_text())
-                time.sleep(0.05)
-            asyncio.run(measure(folder, psutil.Process(sender.pid), options))
-        finally:
-            sender.terminate()
-            sender.wait(30)
+    with sender_in("requests") as (folder, sender):
+        asyncio.run(measure(folder, psutil.Process(sender.pid), options))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,13 @@ import json
 import os
 import statistics
 import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import fleet
 import psutil
+from programs import sender_in
 
 from trainforge.config.messages import Heartbeat, Load, Order
 
@@ -144,26 +143,8 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="trainforge-viewers-") as name:
-        folder = Path(name)
-        env = os.environ | {
-            "XDG_CONFIG_HOME": str(folder / "home"),
-            "TRAINFORGE_SENDER_DATA_DIR": str(folder / "sender"),
-            "TRAINFORGE_SENDER_PORT": "0",
-        }
-        with (folder / "sender.log").open("wb") as log:
-            command = [sys.executable, "-m", "trainforge", "sender", "start"]
-            sender = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-        try:
-            deadline = time.monotonic() + 60
-            while not (folder / "sender" / "sender.json").exists():
-                if time.monotonic() > deadline or sender.poll() is not None:
-                    raise SystemExit((folder / "sender.log").read_text())
-                time.sleep(0.05)
-            asyncio.run(measure(options, folder, sender))
-        finally:
-            sender.terminate()
-            sender.wait(30)
+    with sender_in("viewers") as (folder, sender):
+        asyncio.run(measure(options, folder, sender))
 
 
 if __name__ == "__main__":
