@@ -185,9 +185,9 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
             break
     assert "another run has this executor" in "".join(waits)
     first.send_signal(signal.SIGINT)
-    rest, _ = first.communicate(timeout=60)
+    rest, _ = first.communicate(timeout=150)
     assert first.returncode == 130, "".join(seen) + rest
-    said, _ = second.communicate(timeout=60)
+    said, _ = second.communicate(timeout=150)
     assert (second.returncode, "cancelled" in said) == (1, True), said
     (stopped,) = [result for result in world.results() if result["outcome"] != "completed"]
     assert (stopped["outcome"], stopped["reason"]) == ("cancelled", "the workflow run was cancelled")
