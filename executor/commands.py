@@ -15,6 +15,7 @@ from pathlib import Path
 from trainforge.config.disk import FULL_WORDS
 from trainforge.config.errors import NodeFailed
 from trainforge.config.redact import Redactor
+from trainforge.executor.seen import DiskUse
 
 TAIL = 4000
 BLOCK = 64 * 1024
@@ -34,12 +35,19 @@ class Setup:
     stopping: Callable[[], bool]
     owner: int = -1  # the job's own user: whose programs may open their output again, as /dev/stderr
     lease: Callable[[Path], None] = lambda entry: None  # keeps an entry of a cache, see `budget`
+    disk: DiskUse | None = None  # what the job's files take, if they are limited
 
     def check(self) -> None:
         if self.stopping():
             raise Interrupted
         if time.monotonic() > self.deadline:
             raise NodeFailed("preparing took longer than timeout.setup allows", code="timeout_setup")
+        if self.disk is not None:
+            self.disk.look()
+            if self.disk.over:
+                most = self.disk.limit / 1e9
+                words = f"preparing wrote more than the {most:g} GB that this machine gives a job"
+                raise NodeFailed(words, code="disk_limit")
 
     def say(self, text: str) -> None:
         with self.log.open("a") as file:

@@ -58,6 +58,7 @@ from trainforge.executor.metrics import Patterns
 from trainforge.executor.orders import OrderBook
 from trainforge.executor.preparation import Preparation, Prepared
 from trainforge.executor.publishing import Publishing
+from trainforge.executor.seen import DiskUse
 from trainforge.executor.services import Services
 from trainforge.executor.spool import Spool
 from trainforge.executor.supervise import Around, Supervised
@@ -262,7 +263,10 @@ class Node(threading.Thread):
             self.secrets.names = manifest.secrets
             return Prepared(manifest, "", Path())
         lease = functools.partial(budget.lease, self.folder)
-        setup = Setup(self.folder / "setup.log", time.monotonic() + SETUP_S, self._tick, lease=lease)
+        most = Limits.of(self.services.settings).disk
+        disk = DiskUse([str(self.folder)], most) if most else None
+        end = time.monotonic() + SETUP_S
+        setup = Setup(self.folder / "setup.log", end, self._tick, lease=lease, disk=disk)
         self.follower.add(setup.log, -1, "setup")
         if not self.order.prepare:
             self.gpus.take()

@@ -120,6 +120,18 @@ def test_what_goes_wrong_has_a_code(
     assert words in end["reason"]
 
 
+def test_preparing_fills_no_disk(double: SenderDouble, tmp_path: Path) -> None:
+    fill = "head -c 60000000 /dev/zero > big && sleep 500"
+    text = f"project: {{name: test}}\ntraining: {{script: train.py, setup: ['{fill}']}}\n"
+    project = Project(tmp_path, {"trainforge.yaml": text, "train.py": ""})
+    chosen, executor = joined(double, tmp_path / "laptop", max_disk_gb=0.03)
+    with running(chosen):
+        (node,) = double.run(project.job(), [executor], project.order())
+        last = ended(node)
+    assert last["code"] == "disk_limit", story(node)
+    assert "0.03 GB that this machine gives" in last["reason"]
+
+
 def test_a_manifest_other_than_planned_is_refused(double: SenderDouble, tmp_path: Path) -> None:
     node = one(double, tmp_path, {"trainforge.yaml": FOUNDING, "train.py": ""}, manifest_blob="0" * 40)
     assert node.last("ended")["code"] == "checkout_failed"
