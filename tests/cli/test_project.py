@@ -106,6 +106,11 @@ def test_init_in_a_repository_leaves_the_commit_to_the_user(cli: Cli, git: Git, 
     assert "git add" in done.stderr
     assert not (folder / "sub" / ".git").exists()
     assert git("status", "--porcelain").split() == ["??", "sub/"]
+    assert f"git repository {folder.resolve()}" in done.stderr
+    assert (
+        yaml.safe_load((folder / "sub" / "trainforge.yaml").read_text())["training"]["working_dir"] == "sub"
+    )
+    assert cli("validate", "sub").returncode == 0, "a job starts at the repository's root"
 
 
 def test_init_points_a_remote_at_the_known_sender_without_the_token(

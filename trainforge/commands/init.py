@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -34,6 +35,7 @@ def init(path: Path, template: str, name: str | None, as_json: bool) -> None:
     name = load(path).manifest.project.name if there else name or project_name(path.resolve().name)
     written = [] if there else write_template(path, template, name)
     made = make_repository(path, written)
+    around = None if made else repository_around(path)
     remote, added = add_remote(path, name)
     if as_json:
         print_json(
@@ -48,6 +50,8 @@ def init(path: Path, template: str, name: str | None, as_json: bool) -> None:
         )
         return
     click.echo(f"project {name} in {path}: " + (", ".join(written) or f"{MANIFEST} is there already"))
+    if around:
+        say(f"  it is a folder of the git repository {around}: pushing pushes all of that")
     if made and there:
         say("  added: a git repository")
     if remote:
@@ -61,7 +65,7 @@ def _suggest(path: Path, *, made: bool, remote: str) -> None:
     if path != Path():
         next_step(f"cd {shlex.quote(str(path))}")
     if not made:
-        next_step("git add --all && git commit --message 'Train with TrainForge'")
+        next_step("git add . && git commit --message 'Train with TrainForge'")
     if remote:
         next_step("git push trainforge main" if made else "git push trainforge", "trainforge submit .")
     else:
@@ -95,12 +99,24 @@ def write_template(path: Path, template: str, name: str) -> list[str]:
     """Write what is not there yet; the names of the files written."""
     files = template_files(template, name)
     path.mkdir(parents=True, exist_ok=True)
+    if around := repository_around(path):
+        inside = json.dumps(path.resolve().relative_to(around).as_posix())
+        manifest = files["trainforge.yaml"]
+        files["trainforge.yaml"] = manifest.replace("  script:", f"  working_dir: {inside}\n  script:", 1)
     written = []
     for target, text in files.items():
         if not (path / target).exists():
             (path / target).write_text(text, encoding="utf-8")
             written.append(target)
     return written
+
+
+def repository_around(path: Path) -> Path | None:
+    """The git repository in which the folder lies, if it is not one itself."""
+    from trainforge import usergit
+
+    top = usergit.toplevel(path)
+    return top.resolve() if top is not None and top.resolve() != path.resolve() else None
 
 
 def make_repository(path: Path, files: list[str]) -> bool:
