@@ -1,26 +1,38 @@
 """What a connection to GitHub needs, asked of GitHub one thing at a time: each found, or said how to mend.
 
-Nothing is changed at GitHub. That a status may be written is tried with one for a commit that cannot exist:
-GitHub checks the permission first (403) and the commit second (422).
+Nothing is changed at GitHub. That something may be written is tried with what cannot be: a status for a
+commit that cannot exist, a pull request from a branch to itself. GitHub looks at the permission first (403,
+or 404 where a classic token's scopes are too few) and at what is asked second (422).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from trainforge.config.errors import NotFound, TrainForgeError
 from trainforge.config.views import GitHubFinding
 from trainforge.hooks.addresses import is_private
-from trainforge.hooks.github_api import GitHubApi, GitHubForbids, GitHubRefuses, permission_words, site_of
+from trainforge.hooks.github_api import (
+    GitHubApi,
+    GitHubForbids,
+    GitHubRefuses,
+    permission_words,
+    refusals,
+    site_of,
+)
 from trainforge.sender.context import Sender
 from trainforge.sender.github_access import api_of
 from trainforge.sender.store_github import Connection
 from trainforge.sender.text import ago
 
+if TYPE_CHECKING:
+    from github.Repository import Repository
+
 NO_COMMIT = "0" * 40
+SOME_BRANCH = "trainforge-check"  # there or not, nothing can be merged from it into itself
 # What each kind of connection is for; the levels are GitHub's.
 APP_PERMISSIONS = {
     "checks": "write",
@@ -131,33 +143,51 @@ def _app_permissions(api: GitHubApi, connection: Connection) -> GitHubFinding:
     return good("permissions", "the App has " + ", ".join(sorted(APP_PERMISSIONS)))
 
 
+# What may be read is tried by reading; a hook that could not be written is told where that is done.
+_TRIED: dict[str, tuple[str, str, dict[str, Any] | None]] = {
+    "repository_hooks": ("GET", "/hooks?per_page=1", None),
+    "contents": ("POST", "/git/refs", {"ref": f"refs/heads/{SOME_BRANCH}", "sha": NO_COMMIT}),
+    "pull_requests": ("POST", "/pulls", {"title": "a check", "head": SOME_BRANCH, "base": SOME_BRANCH}),
+    "statuses": ("POST", f"/statuses/{NO_COMMIT}", {"state": "pending"}),
+}
+
+
 def _token_permissions(api: GitHubApi, name: str) -> GitHubFinding:
-    asks: list[tuple[str, str, dict[str, Any] | None]] = [
-        ("GET", f"/repos/{name}/hooks?per_page=1", None),
-        ("GET", f"/repos/{name}/pulls?per_page=1", None),
-        ("POST", f"/repos/{name}/statuses/{NO_COMMIT}", {"state": "pending"}),
-    ]
-    lacks: list[str] = []
-    for method, path, body in asks:
-        try:
-            with api.repository(name, {}) as repository:
-                repository.requester.requestJsonAndCheck(method, path, input=body)
-        except (GitHubForbids, NotFound):
-            lacks.append(_needed(path))
-        except GitHubRefuses:
-            continue  # it may, and there is no such commit
-        except TrainForgeError as error:
-            return refused("permissions", error)
-    if lacks:
-        return bad("permissions", f"the token lacks {', '.join(lacks)}", token_hint(api.api_url))
-    return good("permissions", "the token may read pull requests and webhooks and write statuses")
+    try:
+        with api.repository(name, {}) as repository:
+            lacks = [needed for needed in _TRIED if not _may(repository, name, needed)]
+            # Each answer to a classic token has its scopes.
+            scopes = cast("list[str] | None", repository.requester.oauth_scopes)
+    except TrainForgeError as error:
+        return refused("permissions", error)
+    if not lacks:
+        words = "read webhooks and write contents, pull requests and statuses"
+        return good("permissions", f"the token may {words}")
+    words = ", ".join(permission_words(f"{one}={TOKEN_PERMISSIONS[one]}") for one in lacks)
+    if scopes is None:
+        return bad("permissions", f"the token lacks {words}", token_hint(api.api_url))
+    words = f"the classic token lacks {words}; its scopes: {', '.join(filter(None, scopes)) or 'none'}"
+    return bad("permissions", words, _scopes_hint(api, scopes))
 
 
-def _needed(path: str) -> str:
-    """What is needed for an address in the end, which may be more than what was just asked for."""
-    named = {"hooks": "repository_hooks", "pulls": "pull_requests", "statuses": "statuses"}
-    name = named[path.split("/")[4].partition("?")[0]]
-    return permission_words(f"{name}={TOKEN_PERMISSIONS[name]}")
+def _may(repository: Repository, name: str, needed: str) -> bool:
+    method, path, body = _TRIED[needed]
+    try:
+        with refusals(f"{name} at GitHub"):
+            repository.requester.requestJsonAndCheck(method, f"/repos/{name}{path}", input=body)
+    except (GitHubForbids, NotFound):
+        return False
+    except GitHubRefuses:
+        return True  # and there is no such commit
+    return True
+
+
+def _scopes_hint(api: GitHubApi, scopes: Sequence[str]) -> str:
+    if "repo" in scopes:
+        return "the scopes suffice: whose token it is needs the role of an admin in the repository"
+    return (
+        f"give it the scope repo at {site_of(api.api_url)}/settings/tokens, or connect by a fine-grained one"
+    )
 
 
 def token_hint(api_url: str) -> str:

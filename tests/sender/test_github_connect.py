@@ -13,6 +13,7 @@ from support.github import GitHub, Repository, serving_github
 from support.repositories import Project
 from support.web import Web
 from trainforge.config.errors import TrainForgeError
+from trainforge.hooks.github_api import permission_words
 from trainforge.sender import events, github_access, github_connect, github_sweep
 from trainforge.sender.github_diagnosis import APP_EVENTS, APP_PERMISSIONS
 from trainforge.sender.store_github import Connection
@@ -81,15 +82,39 @@ def test_by_a_token_with_a_webhook_that_is_seen_to_arrive(
 def test_what_a_token_lacks_is_named_as_github_names_it(
     site: Web, github: GitHub, digits: Repository
 ) -> None:
-    report = connect(site, github, github.token("ada", digits, contents="read", statuses="read"))
+    less = {"contents": "read", "statuses": "read", "pull_requests": "read"}
+    report = connect(site, github, github.token("ada", digits, **less))
     found = findings(report)
     assert not report["ok"]
     assert "Webhooks: read and write" in found["webhook"]["hint"]
-    said = found["permissions"]["says"]
-    assert "Commit statuses: read and write" in said
-    assert "Pull requests" in said
+    assert found["permissions"]["says"] == (
+        "the token lacks Webhooks: read and write, Contents: read and write, "
+        "Pull requests: read and write, Commit statuses: read and write"
+    )
     assert "settings/personal-access-tokens" in found["permissions"]["hint"]
     assert site.get("/api/github")["connections"][0]["problem"]
+    # Whether there is a branch or not of the name that is tried: nothing of it remains.
+    for name in TOKEN:
+        digits.run("update-ref", "refs/heads/trainforge-check", digits.commit_of("main"))
+        before = digits.refs()
+        report = connect(site, github, github.token("ada", digits, **TOKEN | {name: "read"}))
+        said = findings(report)["permissions"]
+        assert said["ok"] is (name == "repository_hooks"), name  # which it may read
+        assert said["ok"] or said["says"] == f"the token lacks {permission_words(f'{name}=write')}"
+        assert (digits.refs(), digits.pulls, digits.statuses) == (before, {}, [])
+
+
+def test_a_classic_token_is_told_its_scope(site: Web, github: GitHub, digits: Repository) -> None:
+    connect(site, github, github.classic_token("ada", "public_repo", "admin:repo_hook"), status=404)
+    assert connect(site, github, github.classic_token("ada", "repo"))["ok"]
+    digits.private = False
+    assert connect(site, github, github.classic_token("ada", "public_repo", "admin:repo_hook"))["ok"]
+    said = findings(connect(site, github, github.classic_token("ada", "admin:repo_hook")))["permissions"]
+    assert said["says"] == (
+        "the classic token lacks Contents: read and write, Pull requests: read and write, "
+        "Commit statuses: read and write; its scopes: admin:repo_hook"
+    )
+    assert "give it the scope repo at" in said["hint"] and said["hint"].count("/settings/tokens") == 1
 
 
 def test_a_token_for_something_else_connects_nothing(site: Web, github: GitHub, digits: Repository) -> None:

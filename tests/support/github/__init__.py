@@ -94,6 +94,7 @@ def _git_access(github: GitHub, name: str, service: str, header: str) -> Access 
     if found is None or token is None or token.revoked:
         readable = found is not None and not found.private and not writing and not secret
         return Access("anybody") if readable else None
-    chosen = token.repositories is None or found.id in token.repositories
-    may = chosen and token.may("contents", "write" if writing else "read")
+    may = token.is_for(found.id, private=found.private) and token.may(
+        "contents", "write" if writing else "read"
+    )
     return Access(token.user, write=writing) if may else None

@@ -36,8 +36,10 @@ class Call:
     def repository(self) -> Repository:
         """The one that the path names, if the token may see it."""
         found = self.github.repository(f"{self.path['owner']}/{self.path['repo']}")
-        chosen = self.token is None or self.token.repositories is None
-        if found is None or not (chosen or found.id in self.token.repositories or not found.private):  # type: ignore[union-attr,operator]
+        if found is None:
+            raise Refusal(404, "Not Found")
+        sees = self.token is None or self.token.is_for(found.id, private=found.private)
+        if found.private and not sees:
             raise Refusal(404, "Not Found")
         return found
 

@@ -16,6 +16,7 @@ from support.github.check_routes import run_json
 from support.github.deliveries import deliver, ping_payload
 from support.github.description import hook_events, webhook_examples
 from support.github.state import (
+    SCOPES,
     App,
     Hook,
     Installation,
@@ -66,6 +67,12 @@ class People(Base):
         text = f"github_pat_{secrets.token_hex(20)}"
         chosen = {one.id for one in repositories} or None
         self.tokens[text] = Token(login, permissions, chosen)
+        return text
+
+    def classic_token(self, login: str, *scopes: str) -> str:
+        text = f"ghp_{secrets.token_hex(20)}"
+        permissions = {name: level for scope in scopes for name, level in SCOPES[scope].items()}
+        self.tokens[text] = Token(login, permissions, scopes=scopes)
         return text
 
     def add_app(self, slug: str, permissions: dict[str, str], events: list[str], hook_url: str = "",

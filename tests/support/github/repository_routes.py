@@ -218,6 +218,13 @@ def one_commit(call: Call) -> Answer:
     return 200, commit_json(call.repository, sha_of(call.repository, call.path["ref"]))
 
 
+@route("POST", REPO + "/git/refs", ("contents", "write"))
+def add_ref(call: Call) -> Answer:
+    if not call.repository.commit_of(call.body["sha"]):
+        raise Refusal(422, "Object does not exist")
+    raise call.github.wrong(Refusal(422, "refs are pushed here"))
+
+
 @route("GET", REPO + "/compare/{basehead}", ("contents", "read"))
 def compare(call: Call) -> Answer:
     found = call.repository

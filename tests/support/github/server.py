@@ -162,7 +162,7 @@ class GitHub(People):
     def _answer(
         self, method: str, path: str, query: list[tuple[str, str]], headers: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], Any]:
-        limits = self.rate.headers()
+        limits = self.rate.headers() | self._scopes(headers)
         try:
             route, values = self._route(method, path)
             described = _path(route.path, values)
@@ -236,8 +236,14 @@ class GitHub(People):
             _ = call.repository  # 404 comes before 403
         self._check_permission(token, route)
 
+    def _scopes(self, headers: dict[str, str]) -> dict[str, str]:
+        token = self.tokens.get(headers.get("authorization", "").partition(" ")[2])
+        return {} if token is None or token.scopes is None else {"X-OAuth-Scopes": ", ".join(token.scopes)}
+
     def _check_permission(self, token: Token, route: Route) -> None:
         name, level = route.needs or ("", "")
+        if token.scopes is not None and not token.may(name, level):
+            raise Refusal(404, "Not Found")
         ways = [name, "pull_requests"] if name == "issues" else [name]
         if name == "checks" and level == "write" and token.app is None:
             raise Refusal(403, "You must authenticate via a GitHub App.")

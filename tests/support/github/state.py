@@ -18,6 +18,12 @@ from support.repositories import ENVIRONMENT
 
 Json = dict[str, Any]
 REPO = "/repos/{owner}/{repo}"
+_CODE = dict.fromkeys(("contents", "issues", "pull_requests", "statuses"), "write")
+SCOPES = {
+    "admin:repo_hook": {"repository_hooks": "write"},
+    "public_repo": _CODE,
+    "repo": _CODE | {"repository_hooks": "write"},
+}
 
 
 def stamp(at: datetime | None = None) -> str:
@@ -32,7 +38,7 @@ def node_id() -> str:
 class Token:
     """`permissions` as GitHub names them, each `read` or `write`; `repositories` None: all of them.
 
-    `app` is set for tokens of an installation, which alone may write checks.
+    `app` is set for tokens of an installation, which alone may write checks; `scopes` for classic tokens.
     """
 
     user: str
@@ -42,6 +48,12 @@ class Token:
     installation: int | None = None
     revoked: bool = False
     expires: float = 0.0
+    scopes: tuple[str, ...] | None = None
+
+    def is_for(self, number: int, *, private: bool) -> bool:
+        if self.scopes is not None:
+            return "repo" in self.scopes or not private
+        return self.repositories is None or number in self.repositories
 
     def may(self, permission: str, level: str) -> bool:
         ranks = {"read": 1, "write": 2, "admin": 3}

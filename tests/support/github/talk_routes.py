@@ -70,6 +70,16 @@ def pulls(call: Call) -> Answer:
     return 200, call.page(wanted)
 
 
+@route("POST", REPO + "/pulls", ("pull_requests", "write"))
+def add_pull(call: Call) -> Answer:
+    base, head = call.body["base"], call.body["head"]
+    if not call.repository.commit_of(f"refs/heads/{base}"):
+        raise invalid("PullRequest", "base", "is invalid")
+    if base == head:
+        raise invalid("PullRequest", "head", f"No commits between {base} and {head}")
+    raise call.github.wrong(invalid("PullRequest", "head", "pull requests are opened by people here"))
+
+
 @route("GET", REPO + "/pulls/{pull_number}", ("pull_requests", "read"))
 def one_pull(call: Call) -> Answer:
     return 200, pull_json(call.github, call.repository, _pull(call))
