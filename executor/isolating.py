@@ -162,12 +162,18 @@ class Walls:
             volumes = tuple(manifest.environment.volumes)
             self.chosen = Chosen(level, network, user, tmp, tuple(gpus), volumes, nodes > 1)
             write_atomically(self.folder / NOTE, asdict(self.chosen))
-        scratch = [self.folder / "scratch" / name for name in ("home", "tmp")]
-        for path in scratch:
-            path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.hand_over([*scratch, *([Path(tmp)] if tmp else [])])
+        self._make_scratch(self.folder / "scratch")
+        self.hand_over([Path(tmp)] if tmp else [])
         if user >= 0 and level == "process":
             self._open_way()
+
+    def _make_scratch(self, scratch: Path, *, own: bool = True) -> None:
+        """A home and a temporary folder, anew after the job's end: publishing runs programs, too."""
+        missing = [path for path in (scratch / "home", scratch / "tmp") if not path.is_dir()]
+        for path in missing:
+            path.mkdir(parents=True, mode=0o700)
+        if own and missing:
+            self.hand_over(missing)
 
     def _open_way(self) -> None:
         """To this job's own folders, and what all jobs read; a folder of another job's stays its user's."""
@@ -208,13 +214,14 @@ class Walls:
         has = abilities(self.settings)
         user = None if as_us else self.user
         bounded = self._bounded(user)
-        if self.chosen.level == "process":
-            return bounded + (sandbox.as_user(user) if user is not None else list(has.no_new_rights))
         scratch = self.folder / "scratch"
-        if user is None and self.user is not None:
+        if self.chosen.level == "process":
+            self._make_scratch(scratch)
+            return bounded + (sandbox.as_user(user) if user is not None else list(has.no_new_rights))
+        ours = user is None and self.user is not None
+        if ours:
             scratch /= "ours"  # root without its rights cannot pass the job's own /tmp
-        for name in ("home", "tmp"):
-            (scratch / name).mkdir(parents=True, exist_ok=True)
+        self._make_scratch(scratch, own=not ours)
         shared = [path for path in self.settings.shared_folders if path.exists()]
         view = sandbox.View(
             cwd=cwd,
@@ -299,7 +306,8 @@ class Walls:
                 if name in made and not any(Path(made[name]).is_relative_to(path) for path in shown):
                     del made[name]
         elif self.chosen.tmp:
-            made["TMPDIR"] = self.chosen.tmp
+            ended = not Path(self.chosen.tmp).is_dir()
+            made["TMPDIR"] = str(self.folder / "scratch" / "tmp") if ended else self.chosen.tmp
             if self.user is not None:
                 home = str(self.folder / "scratch" / "home")
                 made |= {"HOME": home, "USER": "job", "LOGNAME": "job"}

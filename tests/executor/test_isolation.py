@@ -158,6 +158,16 @@ def walls(root: Path, more: str = "", **changes: object) -> isolating.Walls:
     return made
 
 
+@pytest.mark.parametrize("level", ["process", "sandbox"])
+def test_the_packages_are_listed_after_the_jobs_end(tmp_path: Path, level: Level) -> None:
+    made = walls(tmp_path, isolation=level)
+    made.remove()
+    listed = environment.freeze(environment.Environment(sys.executable, "inherit"), os.environ, made)
+    assert "accelerate==" in listed
+    made.remove()
+    assert not (made.folder / "scratch").exists()
+
+
 def test_two_processes_meet_in_a_sandbox_without_a_network(tmp_path: Path) -> None:
     made = walls(tmp_path, "environment: {network: none}\n")
     work = made.folder / "work"
