@@ -30,10 +30,10 @@ the node's attempt up, and everything said with the old fencing token is refused
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from trainforge.config.availability import Available
 from trainforge.config.isolation import Isolation
@@ -44,15 +44,32 @@ JobId = Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{26}$")]
 ExecutorId = Annotated[str, StringConstraints(pattern=r"^x[a-z2-7]{16}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 CommitId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
-Text = Annotated[str, StringConstraints(max_length=8192)]
 
 
-def _finite(values: dict[str, float | int | str | bool | None]) -> dict[str, float | int | str | bool | None]:
-    return {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
+def _storable(value: Any) -> Any:
+    """Trainings print NUL, and PostgreSQL takes none."""
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
-# JSON has no NaN and no infinities: they travel as null.
-MetricValues = Annotated[dict[str, float | int | str | bool | None], AfterValidator(_finite)]
+Text = Annotated[str, BeforeValidator(_storable), StringConstraints(max_length=8192)]
+
+
+# What databases, calendars and arithmetic take, so that nobody's numbers get in the way of others' jobs.
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Small = Annotated[int, Field(ge=-(2**31), lt=2**31)]
+Percent = Annotated[float, Field(ge=0, le=1e6)]  # of processes on many cores more than 100
+Moment = Annotated[float, Field(ge=0, le=253_402_300_799)]  # unix seconds, to the end of the year 9999
+
+
+def _finite(values: Any) -> Any:
+    """JSON has no NaN and no infinities, and no float is larger than this: such numbers travel as null."""
+    if not isinstance(values, dict):
+        return values
+    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return values | {name: None for name, value in numbers.items() if not abs(value) <= sys.float_info.max}
+
+
+MetricValues = Annotated[dict[str, float | int | str | bool | None], BeforeValidator(_finite)]
 
 NodePhase = Literal[
     "checkout", "environment", "data", "ready", "training", "collecting", "publishing", "finished"
@@ -67,9 +84,9 @@ OUTCOMES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
 
 class Message(BaseModel):
-    """Base of everything that crosses the wire: unknown fields and wrong types are refused."""
+    """Base of everything that crosses the wire: unknown fields, wrong types and NaN are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 # --- identities -------------------------------------------------------------------------------------
@@ -78,8 +95,8 @@ class Message(BaseModel):
 class FencingToken(Message):
     """Who may speak for a node: compared as (incarnation, number), higher wins."""
 
-    incarnation: int = Field(ge=0)
-    number: int = Field(ge=0)
+    incarnation: Whole = Field(ge=0)
+    number: Whole = Field(ge=0)
 
 
 class NodeKey(Message):
@@ -99,7 +116,7 @@ class NodeKey(Message):
 class Gpu(Message):
     uuid: str
     model: str
-    memory_bytes: int
+    memory_bytes: Whole
     driver: str = ""
     cuda: str = ""  # the newest version that the driver supports
     problem: Text = ""  # why no job is to have it
@@ -111,18 +128,18 @@ class Capabilities(Message):
     hostname: str
     host_id: str = ""  # same for all executors of one machine
     system: str = ""
-    cpu_count: int = Field(ge=1)
-    memory_bytes: int = Field(ge=0)
-    disk_free_bytes: int = Field(ge=0)
+    cpu_count: Whole = Field(ge=1)
+    memory_bytes: Whole = Field(ge=0)
+    disk_free_bytes: Whole = Field(ge=0)
     gpus: list[Gpu] = []
     python: str = ""
     torch: str = ""
     accelerate: str = ""
     trainforge: str = ""
     labels: dict[str, str] = {}
-    max_jobs: int = Field(default=1, ge=1)
+    max_jobs: Whole = Field(default=1, ge=1)
     available: Available = ""  # when it takes jobs, in its own time; empty is always
-    session_ends: float = Field(default=0.0, ge=0)  # when it is known to go away; 0: it is not
+    session_ends: Moment = 0.0  # when it is known to go away; 0: it is not
     utc_offset: float = Field(default=0.0, ge=-86_400, le=86_400)  # seconds that its time is ahead of UTC
     policy: Policy | None = None  # what its owner lets jobs do there
     isolation: Isolation | None = None  # how far it keeps a job apart; None: it does not say
@@ -131,12 +148,12 @@ class Capabilities(Message):
 
 
 class Load(Message):
-    cpu_percent: float = 0.0
-    memory_bytes: int = 0
-    disk_free_bytes: int = 0
-    gpu_percent: list[float] = []
-    gpu_memory_bytes: list[int] = []
-    gpu_others_bytes: list[int] = []  # the same, but 0 where a job of this executor has the GPU
+    cpu_percent: Percent = 0.0
+    memory_bytes: Whole = 0
+    disk_free_bytes: Whole = 0
+    gpu_percent: list[Percent] = []
+    gpu_memory_bytes: list[Whole] = []
+    gpu_others_bytes: list[Whole] = []  # the same, but 0 where a job of this executor has the GPU
 
 
 # --- orders: sender -> executor, signed ---------------------------------------------------------------
@@ -160,8 +177,8 @@ class RunOrder(Message):
     manifest_path: str
     manifest_blob: CommitId
     project: str
-    nodes: int = Field(ge=1)
-    processes_per_node: int = Field(ge=1)
+    nodes: Whole = Field(ge=1)
+    processes_per_node: Whole = Field(ge=1)
     gpus: list[str] = []  # uuids given to this node; empty is CPU training
     params: dict[str, Any] = {}  # after adjustment to the world size
     overrides: dict[str, Any] = {}  # of manifest keys, dotted, such as {"resources.nodes": 2}
@@ -184,7 +201,7 @@ class ProbeOrder(Peer):
     """Try each address of rank 0, and of `peers`: each pair of nodes is tried by its higher rank."""
 
     kind: Literal["probe"] = "probe"
-    peers: dict[int, Peer] = {}
+    peers: dict[Whole, Peer] = {}
 
 
 class LaunchOrder(Message):
@@ -247,8 +264,8 @@ RecordKind = Literal[
 class Record(Message):
     """One journal entry. `data` has the form of the model named after `kind` below."""
 
-    n: int = Field(ge=1)
-    time: float  # unix seconds on the executor's clock
+    n: Whole = Field(ge=1)
+    time: Moment  # on the executor's clock
     kind: RecordKind
     data: dict[str, Any]
 
@@ -262,7 +279,7 @@ class Ready(Message):
     """`addresses` and `port` are where this node listens; empty where it trains alone."""
 
     addresses: list[str] = []
-    port: int = 0
+    port: Whole = 0
     nonce: str = ""
     checkpoints: list[str] = []  # what this node can go on from, the newest first
 
@@ -275,61 +292,61 @@ class Reached(Message):
 
     reached: dict[str, str] = {}
     failures: dict[str, str] = {}
-    unmet: dict[int, dict[str, str]] = {}
+    unmet: dict[Whole, dict[str, str]] = {}
 
 
 class Started(Message):
     argv: list[str]
-    processes: int
-    pid: int
+    processes: Whole
+    pid: Whole
 
 
 class Log(Message):
     """A chunk of whole lines of one rank's output; `rank` is the global rank, -1 the node's own log."""
 
-    rank: int = Field(ge=-1)
+    rank: Small = Field(ge=-1)
     stream: Literal["stdout", "stderr", "setup"] = "stdout"
-    text: Annotated[str, StringConstraints(max_length=262_144)]
+    text: Annotated[str, BeforeValidator(_storable), StringConstraints(max_length=262_144)]
 
 
 class Metric(Message):
     """Numbers reported at one moment; null stands for NaN and infinities."""
 
-    rank: int = Field(default=0, ge=0)
+    rank: Small = Field(default=0, ge=0)
     values: MetricValues
-    step: int | None = None
+    step: Whole | None = None
     epoch: float | None = None
 
 
 class Usage(Message):
-    cpu_percent: float = 0.0
-    memory_bytes: int = 0
-    gpu_percent: list[float] = []
-    gpu_memory_bytes: list[int] = []
+    cpu_percent: Percent = 0.0
+    memory_bytes: Whole = 0
+    gpu_percent: list[Percent] = []
+    gpu_memory_bytes: list[Whole] = []
 
 
 class GpuUse(Message):
     """Of one GPU during a training; percent of its time, and of its memory all that was in use."""
 
     uuid: str
-    mean_percent: float
-    peak_percent: float
-    mean_memory_bytes: int
-    peak_memory_bytes: int
+    mean_percent: Percent
+    peak_percent: Percent
+    mean_memory_bytes: Whole
+    peak_memory_bytes: Whole
 
 
 class Ended(Message):
     """Training, or preparing for it, has ended at this node. An empty `code` is success."""
 
-    exit_code: int | None = None
-    code: str = ""
+    exit_code: Small | None = None
+    code: Text = ""
     reason: Text = ""
     tail: Text = ""  # the last lines that explain a failure
-    world_size: int | None = None  # as the processes reported it, where they did
-    peak_memory_bytes: int | None = None  # of its processes together
+    world_size: Whole | None = None  # as the processes reported it, where they did
+    peak_memory_bytes: Whole | None = None  # of its processes together
     cpu_s: float | None = None
-    peak_disk_bytes: int | None = None  # of its folders
-    log_bytes: int | None = None  # of all that was printed and reported
+    peak_disk_bytes: Whole | None = None  # of its folders
+    log_bytes: Whole | None = None  # of all that was printed and reported
     gpus: list[GpuUse] = Field(default=[], max_length=64)
 
 
@@ -347,7 +364,7 @@ class Published(Message):
 
 class Finished(Message):
     state: Literal["completed", "failed"]
-    code: str = ""
+    code: Text = ""
     reason: Text = ""
 
 
@@ -360,14 +377,14 @@ class JournalBatch(Message):
     """Records after `after`, in order and without gaps; at most 1000 and 4 MiB of JSON."""
 
     token: FencingToken
-    after: int = Field(ge=0)
+    after: Whole = Field(ge=0)
     records: list[Record] = Field(max_length=1000)
 
 
 class JournalAck(Message):
     """The sender has durably stored everything up to `acknowledged`."""
 
-    acknowledged: int
+    acknowledged: Whole
 
 
 # --- requests: executor -> sender ---------------------------------------------------------------------
@@ -398,7 +415,7 @@ class Endpoint(Message):
     name: Name
     public_url: str
     ip: str
-    port: int
+    port: Whole
     timestamp: str  # ISO 8601, UTC
     capabilities: Capabilities
     public_key: dict[str, str]
@@ -412,7 +429,7 @@ class Heartbeat(Message):
     load: Load
     nodes: list[NodeKey] = []
     endpoint: str = ""
-    endpoint_seq: int = 0
+    endpoint_seq: Whole = 0
     draining: bool = False  # it is being shut down; its last words, unless jobs are stopped first
     sender_key: str = ""  # the id of the newest key of the sender that it trusts
 
@@ -477,6 +494,12 @@ class SealedSecrets(Message):
     """Opens with `sealing.SealingKey.open` to a JWS of the sender (`trust.verify`) with their values."""
 
     sealed: str
+
+
+class PushTurn(Message):
+    """Seconds until the asking executor may push results to the node's repository; 0: now, once."""
+
+    wait_s: Annotated[float, Field(ge=0)]
 
 
 class GitCredential(Message):

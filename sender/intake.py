@@ -84,7 +84,7 @@ def _read(intake: Intake, record: m.Record, said: m.Message) -> None:  # noqa: C
         case m.Log():
             for text in said.text.removesuffix("\n").split("\n"):
                 row = {"time": record.time, "rank": said.rank, "stream": said.stream, "level": level_of(text)}
-                intake.lines.append({**row, "text": text.replace("\0", "\N{REPLACEMENT CHARACTER}")})
+                intake.lines.append({**row, "text": text})
         case m.Metric():
             _read_metric(intake, record, said)
         case m.Phase():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,39 @@ def test_one_node_from_push_to_completed(core: Core, tmp_path: Path) -> None:
     (attempt,) = core.sender.queries.job(job).attempts
     assert [(node.state, node.phase) for node in attempt.nodes] == [("completed", "finished")]
     assert core.sender.store.logs_of(job, 1) == {"rank0.log": "hello\nworld\n"}
+
+
+def test_no_number_or_text_of_one_machine_is_in_the_way_of_another(core: Core, tmp_path: Path) -> None:
+    """What arithmetic, calendars or a database do not take is refused, or told as null."""
+    odd, huge = core.executor("odd"), 10**320
+    has, load = odd.capabilities.model_dump(mode="json"), {"cpu_percent": 1.0}
+    for wrong in (
+        {"capabilities": has | {"memory_bytes": huge}},
+        {"capabilities": has | {"cpu_count": huge}},
+        {"capabilities": has | {"session_ends": 1e300}},
+        {"load": {"gpu_percent": [math.nan]}},
+        {"load": {"cpu_percent": 1e300}},
+    ):
+        body = json.dumps({"capabilities": has, "load": load} | wrong).encode()
+        assert odd.request("POST", "/v1/heartbeat", body).status_code == 422, wrong
+    job = core.push_job(tmp_path)
+    run = odd.take("run")
+    odd.journal(
+        run.node,
+        ("started", {"argv": ["python"], "processes": 1, "pid": 7}),
+        ("metric", {"values": {"loss": huge, "epochs": -huge, "seen": 10**30}, "epoch": 1}),
+        ("metric", {"values": {"lost": 1}, "step": huge}),
+        ("log", {"rank": 2**63, "text": "lost\n"}),
+        ("log", {"rank": 0, "text": "a\0b\n"}),
+        ("phase", {"phase": "training", "detail": "a\0b"}),
+        ("ended", {"exit_code": 1, "code": "script_failed", "reason": "ValueError: a\0b"}),
+    )
+    odd.publish(odd.take("publish"), run)
+    row = core.wait_state(job, "failed")
+    assert (row["reason"], row["metrics"]) == (
+        "ValueError: a\ufffdb", {"loss": None, "epochs": None, "seen": 10**30},
+    )  # fmt: skip
+    assert core.sender.store.logs_of(job, 1) == {"rank0.log": "a\ufffdb\n"}
 
 
 def test_two_nodes_meet_at_the_barrier(core: Core, tmp_path: Path) -> None:
