@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.commands import Cli, Git
+from support.databases import prepared
 from support.waiting import wait_for
 
 Ask = Callable[..., Any]
@@ -22,7 +23,7 @@ Ask = Callable[..., Any]
 @pytest.fixture
 def sender(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     """The URL of a sender whose token the command line has found by itself."""
-    data, log = tmp_path / "sender", tmp_path / "sender.log"
+    data, log = prepared(tmp_path / "sender"), tmp_path / "sender.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "trainforge", "sender", "start", "--port", "0", "--data-dir", str(data)],

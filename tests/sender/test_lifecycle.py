@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.core import MACHINE
+from support.databases import prepared
 from trainforge.config.manifest import parse_manifest
 from trainforge.config.messages import (
     OUTCOMES,
@@ -506,7 +507,7 @@ def test_random_facts_lead_along_legal_transitions_to_one_ending(
     nodes: int, facts: list[tuple[str, int]]
 ) -> None:
     with TemporaryDirectory() as folder:
-        store = Store.open("", Path(folder))
+        store = Store.open("", prepared(Path(folder)))
         try:
             world = World(store, nodes)
             world.settle()

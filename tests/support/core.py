@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 
+from support.databases import prepared
 from support.repositories import Project
 from support.waiting import wait_for
 from trainforge.config.errors import TrainForgeError
@@ -57,7 +58,7 @@ def make_sender(folder: Path, **settings: Any) -> Sender:
     usual = {"data_dir": folder / "sender", "heartbeat_every": 30, "lease_ttl": 90}
     settings = usual | {"allow_private_endpoints": True} | settings
     chosen = SenderSettings(**settings)
-    store = Store.open(chosen.database_url, Path(chosen.data_dir))
+    store = Store.open(chosen.database_url, prepared(Path(chosen.data_dir)))
     keys = SenderKeys.load(Path(chosen.data_dir))
     return Sender(chosen, store, keys, People(store), Queries(store))
 

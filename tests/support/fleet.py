@@ -13,6 +13,7 @@ from typing import Any
 import httpx2
 import psutil
 
+from support.databases import prepared
 from support.network import Network
 from support.processes import commands, kill_all
 from support.waiting import wait_for
@@ -121,7 +122,7 @@ class Fleet:
         self._start(name, *arguments, settings=settings)
 
     def start_sender(self, **settings: object) -> None:
-        data = self.root / "sender"
+        data = prepared(self.root / "sender")
         # A restarted sender must come back where its executors look for it.
         port = int(self.url.rsplit(":", 1)[1]) if self.url else 0
         defaults: dict[str, object] = {

@@ -15,6 +15,7 @@ import httpx2
 import sqlalchemy as sa
 
 from support import described
+from support.databases import prepared
 from support.waiting import wait_for
 from trainforge.config.identity import job_id
 from trainforge.config.messages import Capabilities, JoinRequest
@@ -161,7 +162,7 @@ class Web:
 @contextmanager
 def web(tmp_path: Path, *, port: int = 0, **settings: Any) -> Iterator[Web]:
     """The application on a free port, or on that of one before, without the loops that act on the facts."""
-    made = SenderSettings(data_dir=tmp_path / "sender", port=0, **settings)
+    made = SenderSettings(data_dir=prepared(tmp_path / "sender"), port=0, **settings)
     with closing(serve.listen("127.0.0.1", port)) as listener:
         sender = open_sender(made)
         sender.local_url = sender.base_url = serve.local_url("127.0.0.1", listener.getsockname()[1])
