@@ -6,6 +6,7 @@ manager brings and updates, and that draws on canvases without any style or code
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import mimetypes
@@ -33,7 +34,8 @@ class Asset:
     version: str
 
 
-def load(folder: Path) -> dict[str, Asset]:
+@functools.cache
+def load(folder: Path) -> Mapping[str, Asset]:
     """All files of a folder and the library, by name."""
     contents = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     library = files("chartkick").joinpath("django", "static", "chartkick", "Chart.bundle.js")
