@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -30,9 +29,7 @@ def read_file(
     allow_file: bool = False,
 ) -> bytes | None:
     """A file of the branch as the remote has it now; None where there is none."""
-    target = ResultMirror(
-        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
-    )
+    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     return target.read(tip, path, MAX_FILE) if tip else None
 
@@ -47,9 +44,7 @@ def read_folder(
     allow_file: bool = False,
 ) -> dict[str, bytes]:
     """The files right below a folder of the branch, by path; not those that are too large, or too many."""
-    target = ResultMirror(
-        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
-    )
+    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     if tip is None:
         return {}
@@ -80,19 +75,10 @@ def swap_files(
     Raises:
         GitRejected: the branch has moved. GitError: as git says.
     """
-    remote = validate_url(url, allow_file=allow_file)
-    target = ResultMirror(mirror, remote, validate_branch(branch), credential)
+    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
     if target.fetch_tip() != tip:
         raise GitRejected(f"{branch} moved")
-    aside = Path(tempfile.mkdtemp(dir=mirror))
-    try:
-        staging = Staging.create(mirror.resolve(), aside.resolve())
-        commit = staging.make_commit(tip, {}, files, message)
-        before_push(commit)
-        staging.push(target, commit)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return commit
+    return _swap(target, tip, files, message, before_push)
 
 
 def write_files(
@@ -110,22 +96,37 @@ def write_files(
     Raises:
         GitRejected: others were faster at every one of the tries. GitError: as git says.
     """
-    remote = validate_url(url, allow_file=allow_file)
-    target = ResultMirror(mirror, remote, validate_branch(branch), credential)
+    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
     wanted = {validate_folder(path): content for path, content in files.items()}
     for number in range(1, MAX_TRIES + 1):
         tip = target.fetch_tip()
         if tip and all(target.read(tip, path, MAX_FILE) == content for path, content in wanted.items()):
             return tip
-        aside = Path(tempfile.mkdtemp(dir=mirror))
         try:
-            staging = Staging.create(mirror.resolve(), aside.resolve())
-            commit = staging.make_commit(tip, {}, wanted, message)
-            staging.push(target, commit)
+            return _swap(target, tip, wanted, message)
         except GitRejected:
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - jitter
-        else:
-            return commit
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     raise GitRejected(f"{branch} moved at each of {MAX_TRIES} tries to write to it")
+
+
+def _branch(
+    mirror: Path, url: str, branch: str, credential: GitCredential | None, *, allow_file: bool
+) -> ResultMirror:
+    remote = validate_url(url, allow_file=allow_file)
+    return ResultMirror(mirror, remote, validate_branch(branch), credential)
+
+
+def _swap(
+    target: ResultMirror,
+    tip: str | None,
+    files: Mapping[str, bytes],
+    message: str,
+    before_push: Callable[[str], None] = lambda _: None,
+) -> str:
+    """One try: the new commit, unless the branch has left `tip`."""
+    with tempfile.TemporaryDirectory(dir=target.path, ignore_cleanup_errors=True) as aside:
+        staging = Staging.create(target.path.resolve(), Path(aside).resolve())
+        commit = staging.make_commit(tip, {}, files, message)
+        before_push(commit)
+        staging.push(target, commit)
+    return commit
