@@ -121,6 +121,7 @@ class SenderSettings(FileSettings):
     heartbeat_every: Seconds = 10.0
     disk_low: Bytes = 256 * 2**20  # with less free space nothing new is taken on; 0: never mind
     max_bundle: Bytes = 2**30  # of a ZIP that somebody uploads
+    pushes_per_minute: Annotated[int, Field(ge=0)] = 6  # of results, to a repository at GitHub; 0: no limit
     repositories: Annotated[list[WatchedRepository], NoDecode, BeforeValidator(comma_list)] = Field(
         default=[]
     )

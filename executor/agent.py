@@ -45,6 +45,7 @@ from trainforge.executor.spool import Spool
 from trainforge.executor.standing import Standing
 from trainforge.executor.status import CONNECTION, local_status
 from trainforge.executor.telling import told, work
+from trainforge.hooks.result_queue import ResultQueues
 
 if TYPE_CHECKING:
     from trainforge.executor.door import Door
@@ -87,6 +88,7 @@ class Agent:
         self._said = threading.Event()
         self._restoring = Restoring(self)
         self.keeper = Housekeeper(settings)
+        self.results = ResultQueues()
         self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -114,6 +116,9 @@ class Agent:
         settings = self.settings
         ask, policy = settings.accept == "ask", own_policy(settings)
         return Acceptance(ask, settings.accept_timeout, settings.name, policy, settings.accept_here)
+
+    def push_turn(self, node: NodeKey) -> float:
+        return self.link.push_turn(node)
 
     def credential(self, node: NodeKey) -> GitCredential | None:
         """The sender's for this node's repository, or this executor's own."""

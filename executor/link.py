@@ -35,6 +35,7 @@ from trainforge.config.messages import (
     KeyChanged,
     Left,
     NodeKey,
+    PushTurn,
     Record,
     SealedSecrets,
     SecretsAsk,
@@ -128,6 +129,13 @@ class SenderLink:
 
     def credential(self, node: NodeKey) -> GitCredential:
         return self._send("POST", f"{_path(node)}/credential", None, GitCredential)
+
+    def push_turn(self, node: NodeKey) -> float:
+        """Seconds until this executor may push results to the node's repository; 0 takes the turn."""
+        try:
+            return self._send("POST", f"{_path(node)}/turn", None, PushTurn).wait_s
+        except NotFound:  # a sender of before there were turns
+            return 0.0
 
     def secrets(self, node: NodeKey, token: FencingToken, names: Sequence[str]) -> dict[str, str]:
         """The values of a node's secrets, as the sender itself says.

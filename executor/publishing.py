@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from trainforge.executor.services import Services
 from trainforge.executor.spool import KEEP_S
 from trainforge.hooks.addresses import largest_file
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
-from trainforge.hooks.results import Read, write_result
+from trainforge.hooks.results import Entry, Outcome, Read, Written, write_results
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,12 @@ COLLECTED = "collected.json"
 BLOCKED = "blocked.json"
 REFUSALS = 5
 LEAST = 2
+LOOK_S = 1.0
+TURN = "its turn: results of a repository at GitHub are pushed together, as often as GitHub recommends"
+
+
+class _Over(Exception):  # noqa: N818
+    """Somebody else's result stands, or the sender has no more use for this one."""
 
 
 class LeaseEnded(TrainForgeError):  # noqa: N818
@@ -173,10 +179,20 @@ class Publishing:
         if gathered is None:
             return
         phase("publishing")
+
+        def rest(seconds: float) -> None:
+            wait(seconds)
+            if over():
+                raise _Over
+
+        with contextlib.suppress(_Over):
+            self._until_published(gathered, rest)
+
+    def _until_published(self, gathered: Gathered, rest: Callable[[float], None]) -> None:
         refused, said = 0, ""
         for number in itertools.count():
             try:
-                published = self._once(gathered)
+                published = self._once(gathered, rest)
             except (GitBlocked, AddressRefused) as error:
                 if not self._reduce(error):
                     return
@@ -196,13 +212,20 @@ class Publishing:
                 return
             pause = self._waits(number, reason, news=reason != said)
             said = reason
-            wait(pause)
-            if over():
-                return
+            rest(pause)
 
     def again(self) -> Published:
         """Publish once more what lies in the spool. Raises TrainForgeError when that cannot be done now."""
-        return self._once(Gathered.model_validate_json((self.folder / COLLECTED).read_bytes()))
+        gathered = Gathered.model_validate_json((self.folder / COLLECTED).read_bytes())
+        return self._once(gathered, time.sleep)
+
+    def _until_turn(self, seconds: float, rest: Callable[[float], None]) -> None:
+        """A little of the wait for the turn, of which it is said once; another's push may end it."""
+        last = self.journal.find("publish_waiting")
+        if seconds > LOOK_S and (last is None or last.data["reason"] != TURN):
+            waiting = PublishWaiting(reason=TURN, next_try=time.time() + seconds)
+            self.journal.append("publish_waiting", waiting)
+        rest(min(seconds, LOOK_S))
 
     def _waits(self, number: int, reason: str, *, news: bool) -> float:
         """Say why the result waits; gives for how long."""
@@ -251,34 +274,43 @@ class Publishing:
         except FileNotFoundError:
             return None
 
-    def _once(self, gathered: Gathered) -> Published:
+    def _once(self, gathered: Gathered, rest: Callable[[float], None]) -> Published:
         record = self._record(gathered)
         if blocked := self._blocked():
             record, gathered = reduced(record, gathered, blocked, self.services.data_dir / "spool")
         files: dict[str, bytes | Path] = dict(result_files(record, gathered.artifacts))
         for path, name in gathered.copies.items():
             files[f"artifacts/{path}"] = self.folder / "artifacts" / name
-        folder = record.path
-        mirror = mirror_path(self.services.data_dir, self.order.repository.url)
-        mirror.parent.mkdir(parents=True, exist_ok=True)
         self._still_mine()
-        written = write_result(
-            mirror,
-            self.order.repository.url,
-            self.order.results_branch,
-            folder,
+        entry = Entry(
+            record.path,
             files,
+            commit_message(record),
             lambda read: self._shared(record, read),
-            message=commit_message(record),
-            credential=self._credential(),
-            allow_file=self.services.allow_file,
-            before_push=self._before_push,
+            self._before_push,
+        )
+        queue = self.services.results.of(self.order.repository.url, self.order.results_branch)
+        written = queue.write(
+            entry,
+            self._push,
+            turn=lambda: self.services.push_turn(self.key),
+            wait=lambda seconds: self._until_turn(seconds, rest),
         )
         if not written.already:
             failpoint("32.executor.pushed")
         return Published(
-            branch=self.order.results_branch, path=folder, commit=written.commit, outcome=record.outcome
+            branch=self.order.results_branch, path=record.path, commit=written.commit, outcome=record.outcome
         )
+
+    def _push(self, entries: Sequence[Entry]) -> tuple[Written, list[Outcome]]:
+        """This result, and those of other jobs here that go along."""
+        url = self.order.repository.url
+        mirror = mirror_path(self.services.data_dir, url)
+        mirror.parent.mkdir(parents=True, exist_ok=True)
+        return write_results(
+            mirror, url, self.order.results_branch, *entries,
+            credential=self._credential(), allow_file=self.services.allow_file,
+        )  # fmt: skip
 
     def _shared(self, record: JobRecord, read: Read) -> Mapping[str, bytes]:
         failpoint("31.executor.commit")

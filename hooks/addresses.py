@@ -60,8 +60,13 @@ def largest_file(url: str) -> int | None:
 
     GitHub blocks files above 100 MiB ("About large files on GitHub"), and with them the whole push.
     """
+    return GITHUB_FILE if at_github(url) else None
+
+
+def at_github(url: str) -> bool:
+    """Whether this address is at GitHub's own servers."""
     host = (urlsplit(url).hostname or "") if "://" in url else url.partition(":")[0].rpartition("@")[2]
-    return GITHUB_FILE if host == "github.com" or host.endswith(".ghe.com") else None
+    return host == "github.com" or host.endswith(".ghe.com")
 
 
 def validate_url(url: str, *, allow_file: bool = False) -> GitUrl:

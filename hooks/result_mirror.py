@@ -187,12 +187,15 @@ class Staging:
         ids = dict(line.split(" ") for line in marks.read_text().splitlines())
         return {path: ids[f":{number}"] for number, path in enumerate(files, 1)}
 
+    def begin(self) -> None:
+        """Forget the commits of a try that lost the race."""
+        for left in (self.trees / "pack").iterdir():
+            left.unlink()
+
     def make_commit(
         self, parent: str | None, blobs: Mapping[str, str], contents: Mapping[str, bytes], message: str
     ) -> str:
         """A commit on `parent` with these files set: `blobs` by id, `contents` as they are."""
-        for left in (self.trees / "pack").iterdir():
-            left.unlink()  # of a try that lost the race
         ref = f"refs/trainforge/write/{secrets.token_hex(8)}"
         who = f"{AUTHOR} {int(time.time())} +0000"
         text = message.encode()

@@ -1,8 +1,8 @@
 """Writing and reading the results branch of a remote: compare-and-swap, one result per job for ever.
 
-A result is added on top of the branch's tip and pushed without force. Whoever loses the race fetches,
-renders the shared files again on what the winner pushed, and tries again; and whoever finds
-`<folder>/result.json` on the tip is too late and changes nothing.
+A result is added on top of the branch's tip, others along with it, and pushed without force. Whoever
+loses the race fetches, renders the shared files again on what the winner pushed, and tries again; and
+whoever finds `<folder>/result.json` on the tip is too late and changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from trainforge.config.errors import Conflict
+from trainforge.config.errors import Conflict, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential
 from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
@@ -50,57 +50,136 @@ class Written:
     tries: int = 1
 
 
-def write_result(  # noqa: PLR0917
+@dataclass(frozen=True)
+class Entry:
+    """One job's result, as it goes to the branch.
+
+    `files` are paths below `folder`, `result.json` among them. `shared` renders files outside the folder
+    from what lies on the tip; it runs again at every try. `before_push` may raise to give up, right
+    before each push (a lease that has ended).
+    """
+
+    folder: str
+    files: Mapping[str, bytes | Path]
+    message: str
+    shared: Shared | None = None
+    before_push: Callable[[], None] | None = None
+
+    @property
+    def record(self) -> str:
+        return f"{self.folder}/{RECORD}"
+
+
+Outcome = Written | TrainForgeError | None
+"""What became of an entry that went along: None where that is not decided."""
+
+
+def write_result(
     mirror: Path,
     url: str,
     branch: str,
-    folder: str,
-    files: Mapping[str, bytes | Path],
-    shared: Shared | None = None,
+    entry: Entry,
     *,
-    message: str,
     credential: GitCredential | None = None,
     allow_file: bool = False,
-    before_push: Callable[[], None] | None = None,
 ) -> Written:
-    """Commit `files` (paths below `folder`, `result.json` among them) to the remote's branch.
-
-    `shared` renders files outside the folder from what lies on the tip; it runs again at every try.
-    `before_push` may raise to give up, right before each push (a lease that has ended).
+    """Commit a result to the remote's branch.
 
     Raises:
         GitRejected: others were faster at every one of the tries. GitBlocked: the remote refuses it.
         GitUnreachable, GitAuthFailed, GitNotFound: as git says.
     """
-    if RECORD not in files:
-        raise AddressRefused(f"a result without {RECORD} would never be seen as one")
+    written, _ = write_results(mirror, url, branch, entry, credential=credential, allow_file=allow_file)
+    return written
+
+
+def write_results(
+    mirror: Path,
+    url: str,
+    branch: str,
+    entry: Entry,
+    *along: Entry,
+    credential: GitCredential | None = None,
+    allow_file: bool = False,
+) -> tuple[Written, list[Outcome]]:
+    """Commit a result and those that go along, a commit each, and push them together.
+
+    The push is the first one's: where that has a result already, the others stay undecided, and its errors
+    are the call's.
+
+    Raises:
+        TrainForgeError: as `write_result`; of which entry's doing it is, git does not say.
+    """
     remote = validate_url(url, allow_file=allow_file)
     target = ResultMirror(mirror, remote, validate_branch(branch), credential)
-    paths = {validate_folder(f"{folder}/{name}"): content for name, content in files.items()}
     incoming = mirror / "incoming"
     incoming.mkdir(exist_ok=True)
     _sweep(incoming)
     aside = Path(tempfile.mkdtemp(dir=incoming))
+    outcomes: list[Outcome] = [None] * len(along)
     try:
         staging = Staging.create(mirror.resolve(), aside.resolve())
-        blobs = staging.store_blobs(paths)
+        blobs = [staging.store_blobs(_checked(one)) for one in (*along, entry)]
 
         def attempt(tip: str | None) -> str:
-            contents = shared(_reader(target, tip)) if shared else {}
-            commit = staging.make_commit(
-                tip, blobs, {validate_folder(p): c for p, c in contents.items()}, message
-            )
-            if before_push is not None:
-                before_push()
-            staging.push(target, commit)
+            chain = _Chain(target, staging, tip, [one.record for one in along])
+            *others, last = [chain.add(*one) for one in zip((*along, entry), blobs, strict=True)]
+            if not isinstance(last, Written):
+                raise last or Conflict(f"{entry.record} goes along with itself")
+            staging.push(target, chain.head)
             with contextlib.suppress(GitError, OSError):  # the result is there; the mirror only saves time
                 staging.keep_trees()
-                target.remember_tip(commit)
-            return commit
+                target.remember_tip(chain.head)
+            outcomes[:] = others
+            return last.commit
 
-        return swap_in(target, f"{folder}/{RECORD}", attempt)
+        return swap_in(target, entry.record, attempt), outcomes
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _checked(entry: Entry) -> dict[str, bytes | Path]:
+    """The entry's files by their paths in the tree."""
+    if RECORD not in entry.files:
+        raise AddressRefused(f"a result without {RECORD} would never be seen as one")
+    return {validate_folder(f"{entry.folder}/{name}"): content for name, content in entry.files.items()}
+
+
+class _Chain:
+    """Commits on top of a tip, each of which sees what those before it have written.
+
+    A push on top of the tip, if it succeeds, proves that the records on the tip are on the remote.
+    """
+
+    def __init__(self, target: ResultMirror, staging: Staging, tip: str | None, records: list[str]) -> None:
+        staging.begin()
+        self.head = tip or ""
+        self._staging, self._tip = staging, tip or ""
+        self._there = {file.path for file in target.files(tip, *records)} if tip else set()
+        self._added: set[str] = set()
+        self._read = _reader(target, tip)
+        self._shared: dict[str, bytes] = {}
+
+    def add(self, entry: Entry, blobs: Mapping[str, str]) -> Outcome:
+        if entry.record in self._added:
+            return None
+        if entry.record in self._there:
+            return Written(self._tip, already=True)
+        try:
+            contents = entry.shared(self._now) if entry.shared else {}
+            files = {validate_folder(path): content for path, content in contents.items()}
+            commit = self._staging.make_commit(self.head or None, blobs, files, entry.message)
+            if entry.before_push is not None:
+                entry.before_push()
+        except TrainForgeError as error:
+            return error
+        self.head = commit
+        self._added.add(entry.record)
+        self._shared.update(contents)
+        return Written(commit, already=False)
+
+    def _now(self, path: str) -> bytes | None:
+        return self._shared[path] if path in self._shared else self._read(path)
 
 
 class Target(Protocol):

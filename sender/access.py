@@ -49,6 +49,7 @@ ACCESS: dict[str, str] = {
     "POST /v1/claims": EXECUTOR,
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/journal": EXECUTOR,
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/credential": EXECUTOR,
+    "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/turn": EXECUTOR,
     "POST /v1/nodes/{job}/{attempt:int}/{rank:int}/secrets": EXECUTOR,
     "GET /v1/nodes/{job}/{attempt:int}/{rank:int}/record": EXECUTOR,
     # --- pages

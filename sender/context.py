@@ -16,6 +16,7 @@ from trainforge.sender.disk import Disk
 from trainforge.sender.keys import Nonces, SenderKeys
 from trainforge.sender.logins import Logins
 from trainforge.sender.notify import RECONCILE, Bell
+from trainforge.sender.pace import Paces
 from trainforge.sender.preview import Line
 from trainforge.sender.tails import Tails
 from trainforge.sender.throttle import Throttle
@@ -71,8 +72,10 @@ class Sender:
     lent: dict[str, tuple[str, Minted]] = field(default_factory=dict)
     # Each unpacks an upload in a thread of those that requests are served with.
     unpacking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    paces: Paces = field(init=False)
 
     def __post_init__(self) -> None:
+        self.paces = Paces(self.settings.pushes_per_minute)
         self.disk = Disk(self.data_dir, self.settings.disk_low)
         self.store.on_full = self.disk.give_up_reserve
 

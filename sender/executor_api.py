@@ -24,12 +24,14 @@ from trainforge.config.messages import (
     KeyChange,
     Left,
     NodeKey,
+    PushTurn,
     SecretsAsk,
 )
 from trainforge.config.trust import digest_secret
 from trainforge.sender import dispatch, journals, publisher, registry, vault
 from trainforge.sender.context import Sender
 from trainforge.sender.github_access import job_credential
+from trainforge.sender.pace import push_turn
 from trainforge.sender.problems import dump, parse, read_body
 from trainforge.sender.registry import Heard, Said
 from trainforge.sender.store_members import Member
@@ -144,6 +146,19 @@ async def credential(request: Request) -> Response:
     return dump(await asyncio.to_thread(make))
 
 
+async def turn(request: Request) -> Response:
+    """When the job's result may be pushed; whoever's turn it is pushes all that it has."""
+    sender, member, _ = await _authenticated(request)
+    key = _node_key(request)
+
+    def ask() -> PushTurn:
+        sender.store.check_node(member.id, key)
+        repository = sender.store.job(key.job)["repository_id"]
+        return PushTurn(wait_s=push_turn(sender, repository, member.id))
+
+    return dump(await asyncio.to_thread(ask))
+
+
 async def secret_values(request: Request) -> Response:
     sender, member, body = await _authenticated(request)
     ask = parse(SecretsAsk, body)
@@ -167,6 +182,7 @@ routes = [
     Route("/v1/claims", claims, methods=["POST"]),
     Route(f"{_NODE}/journal", journal, methods=["POST"]),
     Route(f"{_NODE}/credential", credential, methods=["POST"]),
+    Route(f"{_NODE}/turn", turn, methods=["POST"]),
     Route(f"{_NODE}/secrets", secret_values, methods=["POST"]),
     Route(f"{_NODE}/record", record, methods=["GET"]),
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ from trainforge.config.result import (
 )
 from trainforge.config.result_index import shared_files
 from trainforge.hooks import triggers
-from trainforge.hooks.results import find_local_result, find_result, write_result
+from trainforge.hooks.results import Entry, Written, find_local_result, find_result, write_results
 from trainforge.sender.context import Sender
 from trainforge.sender.events import Place, place_of
 from trainforge.sender.facts import Result
 
 MAX_GATES = 100
+Found = tuple[Result, list[dict[str, Any]]]
+"""What a remote says of a job: its result, and its artifacts."""
 
 
 def manifest_of(row: RowMapping) -> Manifest | None:
@@ -171,36 +173,64 @@ def results_mirror(sender: Sender, place: Place) -> Path:
     return sender.data_dir / "results" / f"{name}.git"
 
 
-def publish(sender: Sender, job: str, outcome: Outcome | None = None) -> tuple[Result, list[dict[str, Any]]]:
+def publish(sender: Sender, job: str, outcome: Outcome | None = None) -> Found:
     """Commit the job's result to the remote, unless it has one; gives what the remote then says.
 
     Raises:
         TrainForgeError: git's words (GitBlocked: never; GitUnreachable and others: not now).
     """
-    row = sender.store.job(job)
-    place = place_of(sender, sender.store.repository(row["repository_id"]))
-    record = record_of(sender, job, outcome)
+    [found] = publish_together(sender, [job], outcome)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def publish_together(
+    sender: Sender, jobs: Sequence[str], outcome: Outcome | None = None
+) -> list[Found | Exception]:
+    """Commit the results of jobs that go to the same branch, in one push; for each what `publish` gives.
+
+    Raises:
+        TrainForgeError: one of them, or all, cannot be published now.
+    """
+    rows = [sender.store.job(job) for job in jobs]
+    place = place_of(sender, sender.store.repository(rows[0]["repository_id"]))
+    records = [record_of(sender, job, outcome) for job in jobs]
     failpoint("31.sender.push")
-    written = write_result(
+    first, *along = [_entry(row["result_path"], record) for row, record in zip(rows, records, strict=True)]
+    written, outcomes = write_results(
         results_mirror(sender, place),
         place.url,
-        row["result_branch"],
-        row["result_path"],
-        dict(result_files(record, [])),
-        lambda read: shared_files(record, read),
-        message=commit_message(record),
+        rows[0]["result_branch"],
+        first,
+        *along,
         credential=place.credential,
         allow_file=place.local,
     )
-    if written.already:
-        found = look(sender, job)
-        if found is not None:
+    if not written.already:
+        failpoint("32.sender.pushed")
+    return [_found(sender, *one) for one in zip(records, [written, *outcomes], strict=True)]
+
+
+def _entry(folder: str, record: JobRecord) -> Entry:
+    files = dict(result_files(record, []))
+    return Entry(folder, files, commit_message(record), lambda read: shared_files(record, read))
+
+
+def _found(sender: Sender, record: JobRecord, came: Written | TrainForgeError | None) -> Found | Exception:
+    if isinstance(came, TrainForgeError):
+        return came
+    try:
+        if came is None:
+            return publish(sender, record.job, record.outcome)
+        if came.already and (found := look(sender, record.job)) is not None:
             return found
-    failpoint("32.sender.pushed")
-    return Result(record.outcome, written.commit, record.code, record.reason), []
+    except TrainForgeError as error:
+        return error
+    return Result(record.outcome, came.commit, record.code, record.reason), []
 
 
-def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None:
+def look(sender: Sender, job: str) -> Found | None:
     """The job's result as the remote has it, with its artifacts; None if it has none.
 
     Raises:
@@ -225,7 +255,7 @@ def look(sender: Sender, job: str) -> tuple[Result, list[dict[str, Any]]] | None
     return read_result(row, *found)
 
 
-def read_result(row: RowMapping, commit: str, data: bytes) -> tuple[Result, list[dict[str, Any]]]:
+def read_result(row: RowMapping, commit: str, data: bytes) -> Found:
     """What a job's `result.json` says.
 
     Raises:

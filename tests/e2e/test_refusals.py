@@ -58,6 +58,7 @@ DOORS = [
     ("POST", "/v1/claims"),
     ("POST", f"/v1/nodes/{'a' * 26}/1/0/journal"),
     ("POST", f"/v1/nodes/{'a' * 26}/1/0/credential"),
+    ("POST", f"/v1/nodes/{'a' * 26}/1/0/turn"),
     ("GET", "/api/jobs"),
     ("POST", "/api/jobs"),
     ("POST", f"/api/jobs/{'a' * 26}/stop"),

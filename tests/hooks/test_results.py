@@ -21,11 +21,13 @@ from trainforge.config.messages import GitCredential
 from trainforge.hooks import git, gitrun, result_mirror
 from trainforge.hooks.git_http import Access, repository_path
 from trainforge.hooks.results import (
+    Entry,
     Written,
     find_local_result,
     find_result,
     read_result_files,
     write_result,
+    write_results,
 )
 
 BRANCH = "trainforge-results"
@@ -47,13 +49,15 @@ def _shared(job: int) -> Callable[[Callable[[str], bytes | None]], dict[str, byt
     return render
 
 
-def _write(mirror: Path, url: str, job: int, by: str = "", **more: bytes | Path) -> Written:
+def _entry(job: int, by: str = "", **more: bytes | Path) -> Entry:
     files: dict[str, bytes | Path] = {"result.json": json.dumps({"job": job, "by": by}).encode()}
     files |= {"artifacts/" + name: content for name, content in more.items()}
-    return write_result(
-        mirror, url, BRANCH, _folder(job), files, _shared(job),
-        message=f"Job {job}", credential=CREDENTIAL, allow_file=True,
-    )  # fmt: skip
+    return Entry(_folder(job), files, f"Job {job}", _shared(job))
+
+
+def _write(mirror: Path, url: str, job: int, by: str = "", **more: bytes | Path) -> Written:
+    entry = _entry(job, by, **more)
+    return write_result(mirror, url, BRANCH, entry, credential=CREDENTIAL, allow_file=True)
 
 
 def _in_a_process(mirror: str, url: str, jobs: list[int], by: str) -> list[tuple[str, bool]]:
@@ -175,10 +179,10 @@ def test_a_mirror_serves_checkouts_and_results_alike(bare: Path, project: Projec
 def test_a_publisher_killed_before_the_push_leaves_nothing(bare: Path, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from trainforge.hooks.results import write_result\n"
-        "write_result(Path(sys.argv[1]), sys.argv[2], 'trainforge-results', 'jobs/2026/11/job1',"
-        " {'result.json': b'killed'}, message='x', allow_file=True,"
-        " before_push=lambda: os.kill(os.getpid(), signal.SIGKILL))"
+        "from trainforge.hooks.results import Entry, write_result\n"
+        "kill = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "entry = Entry('jobs/2026/11/job1', {'result.json': b'killed'}, 'x', before_push=kill)\n"
+        "write_result(Path(sys.argv[1]), sys.argv[2], 'trainforge-results', entry, allow_file=True)"
     )
     mirror = tmp_path / "m.git"
     done = subprocess.run([sys.executable, "-c", program, str(mirror), str(bare)], check=False)
@@ -192,12 +196,42 @@ def test_a_lease_that_has_ended_stops_the_push(bare: Path, tmp_path: Path) -> No
     def too_late() -> None:
         raise Conflict("the lease has ended")
 
+    late = Entry(_folder(1), {"result.json": b"{}"}, "x", before_push=too_late)
     with pytest.raises(Conflict):
-        write_result(
-            tmp_path / "m.git", str(bare), BRANCH, _folder(1), {"result.json": b"{}"},
-            message="x", allow_file=True, before_push=too_late,
-        )  # fmt: skip
+        write_result(tmp_path / "m.git", str(bare), BRANCH, late, allow_file=True)
     assert git.ls_remote(str(bare), allow_file=True) == {}
+    other, outcomes = write_results(tmp_path / "m.git", str(bare), BRANCH, _entry(2), late, allow_file=True)
+    assert not other.already
+    assert [type(outcome) for outcome in outcomes] == [Conflict], "one that is too late goes alone"
+    assert _history(bare) == ["Job 2"]
+
+
+def test_results_that_go_along_are_pushed_together(server: Server, project: Project, tmp_path: Path) -> None:
+    project.commit()
+    project.git("push", "--quiet", server.at("p", "s3cret-pass"), "main")
+    url, mirror, repo = server.at("p"), tmp_path / "m.git", repository_path(server.root, "p")
+    _write(mirror, url, 1)
+    _write(tmp_path / "other.git", url, 2)  # so that the first try loses the race
+    pushes = server.services.count("git-receive-pack")
+
+    along = [_entry(job, model=os.urandom(20_000)) for job in (3, 1, 4, 3)]
+    written, outcomes = write_results(mirror, url, BRANCH, _entry(5), *along, credential=CREDENTIAL)
+
+    assert server.services.count("git-receive-pack") - pushes == 1 + 2, "a lost race, then one push"
+    assert [type(outcome) for outcome in outcomes] == [Written, Written, Written, type(None)]
+    assert [one.already for one in outcomes if isinstance(one, Written)] == [False, True, False]
+    assert _history(repo) == ["Job 5", "Job 4", "Job 3", "Job 2", "Job 1"]
+    assert _show(repo, INDEX) == b"job\njob1\njob2\njob3\njob4\njob5\n", "each sees those before it"
+    tip = gitrun.run(["rev-parse", f"refs/heads/{BRANCH}"], git_dir=repo).decode().strip()
+    assert written.commit == tip
+    gitrun.run(["fsck", "--strict", "--full"], git_dir=repo)
+    asked = len(server.services)
+    assert not _write(mirror, url, 6).already
+    assert len(server.services) - asked == 2, "what was pushed together is known here"
+
+    first, rest = write_results(mirror, url, BRANCH, _entry(6), _entry(7), credential=CREDENTIAL)
+    assert first.already
+    assert rest == [None], "without a push nothing is known of the others"
 
 
 def test_a_dead_remote_is_unreachable_and_later_fine(bare: Path, tmp_path: Path) -> None:

@@ -303,6 +303,7 @@ def test_what_a_removed_executor_had_is_planned_again_with_a_higher_token(core: 
         ("POST", "/v1/claims", Claim(challenge="c" * 24, wait_s=0).model_dump_json().encode()),
         ("POST", f"{node}/journal", batch),
         ("POST", f"{node}/credential", b"{}"),
+        ("POST", f"{node}/turn", b"{}"),
         ("GET", f"{node}/record", b""),
         ("DELETE", "/v1/executors/me", b"{}"),
     ):
@@ -325,7 +326,7 @@ def test_nobody_does_anything_for_a_job_of_another(core: Core, tmp_path: Path) -
     }
     batch = journal_batch(run.token, 0, ("ended", {"exit_code": 0}))
     before = core.dump()
-    for what, body in (("journal", batch), ("credential", {}), ("secrets", ask)):
+    for what, body in (("journal", batch), ("credential", {}), ("turn", {}), ("secrets", ask)):
         answer = beta.request("POST", f"/v1/nodes/{job}/1/0/{what}", json.dumps(body).encode())
         assert answer.status_code == 403, (what, answer.text)
     assert beta.request("GET", f"/v1/nodes/{job}/1/0/record", b"").status_code == 403

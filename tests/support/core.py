@@ -37,7 +37,7 @@ from trainforge.config.result import JobRecord, commit_message, result_files
 from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import SigningKey, executor_id, sign_request, verify_order
 from trainforge.hooks.git import init_bare
-from trainforge.hooks.results import write_result
+from trainforge.hooks.results import Entry, write_result
 from trainforge.sender import events, executor_api, registry
 from trainforge.sender.context import Sender
 from trainforge.sender.door import make_door
@@ -221,9 +221,7 @@ class PlayedExecutor:
             self.core.sender.data_dir / f"{self.name}-results.git",
             str(bare),
             record.results_branch,
-            row["result_path"],
-            dict(result_files(record, [])),
-            message=commit_message(record),
+            Entry(row["result_path"], dict(result_files(record, [])), commit_message(record)),
             allow_file=True,
         )
         said = {"branch": record.results_branch, "path": row["result_path"], "commit": written.commit}

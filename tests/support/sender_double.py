@@ -143,6 +143,8 @@ class SenderDouble:
                 return self._journal(node, m.JournalBatch.model_validate_json(body))
             if what == "credential":
                 return m.GitCredential().model_dump()
+            if what == "turn":
+                return m.PushTurn(wait_s=0).model_dump()
             return self.record(node.key.job).model_dump(mode="json")
 
     def _join(self, authorization: str, body: bytes) -> dict[str, Any]:
