@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from trainforge.config.manifest_models import Gate
 
-BASE = "base"
 _SHORT = 80
 
 

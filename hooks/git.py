@@ -29,7 +29,6 @@ from trainforge.hooks.addresses import (
 from trainforge.hooks.gitread import (
     CommitInfo,
     ObjectReader,
-    commit_info,
     has_commit,
     is_ancestor,
     list_tree,
@@ -70,7 +69,6 @@ __all__ = [
     "ObjectReader",
     "check_version",
     "checkout",
-    "commit_info",
     "fetch_commit",
     "fetch_ref",
     "find_base",
@@ -82,7 +80,6 @@ __all__ = [
     "list_tree",
     "locked",
     "ls_remote",
-    "ls_remote_heads",
     "merge_base",
     "read_blob",
     "repository_id",
@@ -140,15 +137,6 @@ def local_git_dir(remote: GitUrl) -> Path:
     """Where the objects of a repository on this disk are."""
     path = Path(remote.path)
     return path / ".git" if (path / ".git").is_dir() else path
-
-
-def ls_remote_heads(
-    url: str, *, credential: GitCredential | None = None, allow_file: bool = False, timeout: float = 60
-) -> dict[str, str]:
-    """Branch name (without refs/heads/) -> commit."""
-    refs = ls_remote(url, credential=credential, allow_file=allow_file, timeout=timeout)
-    prefix = "refs/heads/"
-    return {name.removeprefix(prefix): commit for name, commit in refs.items() if name.startswith(prefix)}
 
 
 def default_branch(

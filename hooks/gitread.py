@@ -19,7 +19,6 @@ class CommitInfo:
     """What a commit says of itself, made safe to show."""
 
     commit: str
-    tree: str
     parents: tuple[str, ...]
     author: str
     email: str
@@ -71,12 +70,6 @@ def read_blob(repo: Path, commit: str, path: str, limit: int = MAX_BLOB) -> tupl
     """
     with ObjectReader(repo) as reader:
         return reader.file(commit, path, limit)
-
-
-def commit_info(repo: Path, commit: str) -> CommitInfo:
-    """Author, time and message of a commit."""
-    with ObjectReader(repo) as reader:
-        return reader.commit(commit)
 
 
 def merge_base(repo: Path, commit: str, others: Sequence[str]) -> str | None:
@@ -181,7 +174,6 @@ def _parse_commit(commit: str, raw: bytes) -> CommitInfo:
     message = sanitise(body, 65_536).strip()
     return CommitInfo(
         commit=commit,
-        tree=fields.get("tree", [""])[0],
         parents=tuple(fields.get("parent", [])),
         author=sanitise(name, 200).replace("\n", " "),
         email=sanitise(email, 200).replace("\n", " "),

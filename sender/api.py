@@ -33,7 +33,6 @@ from trainforge.sender.store_output import LogPage
 from trainforge.sender.workflow_tokens import check_submit
 
 MAX_WAIT_S = 30.0
-PAGE_ROWS = 50
 
 
 class Ask(BaseModel):

@@ -153,7 +153,8 @@ def test_nothing_of_a_hostile_repository_runs_or_gets_out(name: str, tmp_path: P
                 git.read_blob(mirror, commit, path, 1024)
             except (git.GitError, git.AddressRefused, TooLarge):
                 continue
-        git.commit_info(mirror, commit)
+        with git.ObjectReader(mirror) as reader:
+            reader.commit(commit)
         git.checkout(mirror, commit, work)
     except (git.GitError, git.AddressRefused) as error:
         assert error.message.isprintable() or "\n" in error.message
@@ -205,12 +206,13 @@ def test_hostile_branches_authors_and_messages_are_words(tmp_path: Path) -> None
     heads = project.path / ".git" / "refs" / "heads"
     for name in ("trainforge", "-x", "--upload-pack=x", "a..b", "x.lock"):
         (heads / name).write_text(f"{commit}\n")
-    seen = git.ls_remote_heads(str(project.path), allow_file=True)
-    assert seen["main"] == commit
-    assert not {"-x", "--upload-pack=x", "a..b", "x.lock"} & set(seen)
+    seen = git.ls_remote(str(project.path), allow_file=True)
+    assert seen["refs/heads/main"] == commit
+    assert not {f"refs/heads/{name}" for name in ("-x", "--upload-pack=x", "a..b", "x.lock")} & set(seen)
     mirror = git.init_bare(tmp_path / "mirror.git")
     git.fetch_commit(mirror, str(project.path), commit, ref="refs/heads/main", allow_file=True)
-    info = git.commit_info(mirror, commit)
+    with git.ObjectReader(mirror) as reader:
+        info = reader.commit(commit)
     for text in (info.subject, info.author):
         assert text.isprintable()
         assert len(text) < 10_000

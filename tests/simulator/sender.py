@@ -47,7 +47,7 @@ class SimPlace(Place):
     def read(self, ref: str, commit: str) -> tuple[CommitInfo, list[ManifestFile]]:
         self.remote.reach()
         when = int(self.remote.times[commit])
-        info = CommitInfo(commit, "", (), "ann", "ann@example.org", when, "Try", "Try")
+        info = CommitInfo(commit, (), "ann", "ann@example.org", when, "Try", "Try")
         return info, [manifest_file(self.remote.manifests[commit])]
 
     def changed(self, change: RefChange, handled: Mapping[str, str]) -> list[tuple[str, str]]:
