@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+
+import httpcore2
 
 from support.databases import stop_postgres
 from support.engines import stop_engines
 
 # Looking for engines takes an executor a second; who tests containers names one.
 os.environ.setdefault("TRAINFORGE_EXECUTOR_CONTAINER_ENGINE", "none")
+
+# Each client of a test, most last for one request, would read all authorities of this machine: 20 ms of work.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 
 
 def pytest_configure() -> None:
