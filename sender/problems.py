@@ -73,7 +73,7 @@ def as_error(error: Exception) -> TrainForgeError:
 
 def _from_http(error: HTTPException) -> TrainForgeError:
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return NotFound("there is nothing at this address", hint="`/api/jobs` is a good place to start")
+        return NotFound("there is nothing at this address", hint="`/api/openapi.json` describes all of them")
     phrase = HTTPStatus(error.status_code).phrase
     refusal = TrainForgeError(error.detail or phrase, code=phrase.lower().replace(" ", "_"))
     refusal.status = error.status_code

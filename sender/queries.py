@@ -156,9 +156,7 @@ class Queries(OutputQueries):
         for view in self.executors(now):
             if which in {view.id, view.name}:
                 return view
-        raise NotFound(
-            f"there is no executor {which[:80]}", hint="`trainforge executor status` lists the executors"
-        )
+        raise NotFound(f"there is no executor {which[:80]}", hint="`trainforge executor list` lists them")
 
     def loads(self, job: str) -> dict[str, Load]:
         """How busy the machines of a job's newest attempt are, by executor."""

@@ -126,6 +126,8 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except click.ClickException as error:
         error.show()
+        if "--json" in arguments:
+            _say_misuse(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -136,6 +138,13 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the process boundary; what is not expected goes on as it is
         return _refused(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else 0
+
+
+def _say_misuse(error: click.ClickException) -> None:
+    from trainforge.commands.common import print_json
+
+    hint = "`--help` says how it is used"
+    print_json({"error": {"code": "usage", "detail": error.format_message(), "hint": hint}})
 
 
 def _refused(error: Exception, *, as_json: bool) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -24,10 +27,18 @@ METRIC_ROWS = 8
 NEXT = (
     "trainforge sender start",
     "trainforge sender token          # prints the line that joins a machine",
-    "trainforge init my-model --template digits",
-    "cd my-model && git push trainforge main",
+    "trainforge init ~/my-model --template digits",
+    "cd ~/my-model && git push trainforge main",
     "trainforge logs -f && trainforge pull",
 )
+
+
+def _activation() -> list[str]:
+    """What lets a shell find `trainforge`, where it does not yet."""
+    script = Path(sys.prefix) / "bin" / "activate"
+    return (
+        [f". {shlex.quote(str(script))}"] if shutil.which("trainforge") is None and script.is_file() else []
+    )
 
 
 class View(Protocol):
@@ -80,7 +91,7 @@ class PlainView:
 
     def next_steps(self) -> None:
         self.say("\nNext, for real:")
-        for command in NEXT:
+        for command in (*_activation(), *NEXT):
             self.say(f"  {command}")
 
 

@@ -70,6 +70,9 @@ def test_with_json_a_refusal_is_json_too(cli: Cli) -> None:
     done = cli("status", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["code"] == "no_sender"
+    misused = cli("status", "--jsn", "--json")
+    assert misused.returncode == 2
+    assert json.loads(misused.stdout)["error"]["code"] == "usage"
 
 
 def test_a_sender_that_does_not_answer_has_an_exit_code_of_its_own(cli: Cli) -> None:

@@ -121,6 +121,7 @@ def test_the_result_of_a_cancelled_job_is_pulled(ask: Ask, cli: Cli, project: Pa
     assert cli("pull", job[:8], cwd=project).returncode == 6, "it is there already"
     assert cli("pull", job[:8], "--to", "again", cwd=project).returncode == 0
     assert (project / "again" / "README.md").is_file()
+    assert "artifacts" not in cli("pull", job[:8], "--to", "third", cwd=project).stderr, "it has none"
 
 
 def test_a_plan_says_why_a_job_would_wait(cli: Cli, project: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_plan_names_secrets_that_are_not_set(cli: Cli, project: Path) -> None:
 
 
 def test_pushing_a_bad_manifest_names_its_problems(
-    environment: dict[str, str], git: Git, project: Path
+    ask: Ask, cli: Cli, environment: dict[str, str], git: Git, project: Path
 ) -> None:
     manifest = project / "trainforge.yaml"
     manifest.write_text(manifest.read_text().replace("script:", "scirpt:") + "seeed: 1\n")
@@ -160,6 +161,10 @@ def test_pushing_a_bad_manifest_names_its_problems(
     assert "training.scirpt: unknown key; did you mean script?" in done.stderr
     assert "seeed: unknown key" in done.stderr
     assert "queued" not in done.stderr
+    job = ask("status")["jobs"][0]["id"]
+    shown = wait_for("its end", lambda: ask("status", job)["ended"] and cli("status", job))
+    assert "mend the lines named" in shown.stdout
+    assert "trainforge validate" in shown.stderr
 
 
 def test_following_a_job_that_waits_says_why_and_what_became_of_it(

@@ -139,8 +139,9 @@ def choose_job(client: Client, given: str | None, *, unfinished: bool = False) -
             names = ", ".join(job.id[:8] for job in jobs)
             raise TrainForgeError(f"several jobs are under way: {names}", hint="say which one")
     if not jobs:
-        what = "no job is under way" if unfinished else "there are no jobs yet"
-        raise NotFound(what, hint="`trainforge submit` in a project makes one")
+        if unfinished:
+            raise NotFound("no job is under way", hint="`trainforge status` lists the newest")
+        raise NotFound("there are no jobs yet", hint="`trainforge submit` in a project makes one")
     return jobs[0].id
 
 

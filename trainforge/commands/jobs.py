@@ -65,6 +65,8 @@ def following(detail: JobDetail) -> list[str]:
     short = detail.id[:8]
     if detail.state == "completed":
         return [f"trainforge pull {short}"]
+    if detail.code == "manifest_invalid":
+        return [f"trainforge validate {detail.manifest_path}"]
     if detail.state in ENDED:
         return [f"trainforge logs {short}", f"trainforge retry {short}"]
     return [f"trainforge logs -f {short}", f"trainforge stop {short}"]
@@ -138,6 +140,8 @@ def titled(job: JobSummary) -> str:
 
 def show_job(detail: JobDetail) -> None:
     """One job on a screen."""
+    from trainforge.config.reasons import REASONS
+
     click.secho(f"{titled(detail)}  {detail.id}", bold=True)
     facts = [
         ("state", state_text(detail.state) + (", publishing its result" if detail.ending else "")),
@@ -152,6 +156,8 @@ def show_job(detail: JobDetail) -> None:
         facts.append(("repeats", detail.rerun_of))
     if detail.reason:
         facts.append(("reason", detail.reason + (f" ({detail.code})" if detail.code else "")))
+    if detail.code in REASONS:
+        facts.append(("next", REASONS[detail.code].hint))
     facts += [("waits" if name == "*" else f"waits for {name}", why) for name, why in detail.waiting.items()]
     if detail.metrics:
         facts.append(("metrics", metrics_text(detail.metrics)))

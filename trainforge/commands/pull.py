@@ -49,9 +49,10 @@ def pull(job: str | None, destination: Path | None, as_json: bool) -> None:
         return
     click.echo(f"{len(files)} files of job {detail.id} are in {target}")
     metrics = target / "metrics.json"
-    if metrics.is_file():
-        say("  " + metrics_text(json.loads(metrics.read_text())))
-    next_step(f"less {target}/README.md", f"ls {target}/artifacts")
+    if metrics.is_file() and (told := metrics_text(json.loads(metrics.read_text()))):
+        say(f"  {told}")
+    artifacts = [f"ls {target}/artifacts"] if (target / "artifacts").is_dir() else []
+    next_step(f"less {target}/README.md", *artifacts)
 
 
 def _require_result(detail: JobDetail) -> None:
