@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trainforge.config.views import JobDetail, MetricPoint
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 def summary(job: JobDetail, points: Sequence[MetricPoint], links: Mapping[str, str]) -> str:
     """`links` are words to URLs of ours."""
-    parts = [f"### TrainForge: {text(job.project)} {state_words(job)}\n"]
+    parts = [f"### TrainForge: {text(job.project)} {state_words(job, text)}\n"]
     if job.reason:
         parts.append(f"{text(job.reason)}\n")
     if job.cell:
@@ -57,7 +57,9 @@ def summary(job: JobDetail, points: Sequence[MetricPoint], links: Mapping[str, s
         parts.append(table(["Metric", "Value"], [[text(k), number(v)] for k, v in shown.items()]))
     name = _curve_name(job, points)
     if name:
-        parts.append(chart(name, [(p.step, p.values[name]) for p in points if name in p.values]))
+        told = [point for point in points if name in point.values]
+        first = min(point.rank for point in told)  # all ranks may tell of the same
+        parts.append(chart(name, [(point.step, point.values[name]) for point in told if point.rank == first]))
     facts = [f"commit {text(job.commit[:12])}", f"{job.nodes} node{'s' if job.nodes != 1 else ''}"]
     if job.started and job.ended:
         facts.append(f"trained for {duration(job.ended - job.started)}")
@@ -65,11 +67,12 @@ def summary(job: JobDetail, points: Sequence[MetricPoint], links: Mapping[str, s
     return "\n".join([*parts, f"job {text(job.id)}: " + ", ".join(facts) + "\n"])
 
 
-def state_words(job: JobDetail) -> str:
+def state_words(job: JobDetail, shown: Callable[[str], str] = str) -> str:
+    """`shown` makes what others may have named fit for where it is to stand."""
     missed = sum(not gate.passed for gate in job.gates)
     if job.state == "completed" and missed:
         return f"completed, but missed {missed} gate{'s' if missed != 1 else ''}"
-    return f"{job.state}: {text(job.code)}" if job.code else job.state
+    return f"{job.state}: {shown(job.code)}" if job.code else job.state
 
 
 def _curve_name(job: JobDetail, points: Sequence[MetricPoint]) -> str:
