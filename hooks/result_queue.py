@@ -18,6 +18,7 @@ from trainforge.hooks.results import Entry, Outcome, Written
 
 MOST = 50
 MOST_BYTES = 512 * 2**20  # of files; GitHub takes 2 GiB in a push
+ASK_AGAIN_S = 5.0  # it may come sooner than was said
 LOOK_S = 1.0  # a turn that is far may be needed no more: another's push took this result along
 
 Push = Callable[[Sequence[Entry]], tuple[Written, list[Outcome]]]
@@ -39,7 +40,7 @@ class ResultQueue:
         self._guard = threading.Lock()
         self._pushing = threading.Lock()
         self._waiting: list[_Waiting] = []
-        self._turn_at = 0.0
+        self._turn_at = self._ask_at = 0.0
 
     def write(
         self, entry: Entry, push: Push, *, turn: Callable[[], float], wait: Callable[[float], None]
@@ -74,11 +75,12 @@ class ResultQueue:
         try:
             if mine.outcome is not None:
                 return 0.0
-            if self._clock() >= self._turn_at:
-                self._turn_at = self._clock() + turn()
-            pause = self._turn_at - self._clock()
-            if pause > 0:
-                return pause
+            now = self._clock()
+            if now >= self._ask_at:
+                self._turn_at = now + turn()
+                self._ask_at = min(self._turn_at, now + ASK_AGAIN_S)
+            if self._turn_at > now:
+                return self._turn_at - now
             self._push(mine, push)
             return 0.0
         finally:

@@ -18,34 +18,33 @@ if TYPE_CHECKING:
     from trainforge.sender.context import Sender
 
 WINDOW_S = 60.0
-
-
-@dataclass
-class Turn:
-    """When `who` may push, once."""
-
-    at: float
-    who: str
-    taken: bool = False
+LATE_S = 10.0  # who does not come for a turn has gone
 
 
 @dataclass
 class Pace:
-    """The turns of one repository: `most` in any minute."""
+    """The turns of one repository: `most` in any minute, first come, first served."""
 
     most: int
-    turns: list[Turn] = field(default_factory=list)  # by time
+    taken: list[float] = field(default_factory=list)
+    waiting: dict[str, float] = field(default_factory=dict)  # in their order, with the moment that was said
 
     def wait(self, who: str, now: float) -> float:
-        """Seconds until `who` may push; 0 takes the turn. Asking again before gives the same turn."""
-        self.turns = [turn for turn in self.turns if turn.at > now - WINDOW_S]
-        mine = next((turn for turn in self.turns if turn.who == who and not turn.taken), None)
-        if mine is None:
-            full = len(self.turns) >= self.most
-            mine = Turn(max(now, self.turns[-self.most].at + WINDOW_S) if full else now, who)
-            self.turns.append(mine)
-        mine.taken = mine.at <= now
-        return max(0.0, mine.at - now)
+        """Seconds until `who` may push; 0 takes the turn. Asking again keeps one's place."""
+        self.taken = [at for at in self.taken if at > now - WINDOW_S]
+        self.waiting = {other: at for other, at in self.waiting.items() if at > now - LATE_S}
+        self.waiting.setdefault(who, now)
+        turns, at = list(self.taken), now
+        for other in self.waiting:
+            at = now if len(turns) < self.most else max(now, turns[-self.most] + WINDOW_S)
+            turns.append(at)
+            if other == who:
+                break
+        self.waiting[who] = at
+        if at == now:
+            del self.waiting[who]
+            self.taken.append(now)
+        return at - now
 
 
 @dataclass

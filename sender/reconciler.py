@@ -11,18 +11,20 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import TrainForgeError
 from trainforge.config.manifest import Manifest
-from trainforge.hooks.gitrun import GitAuthFailed, GitBlocked, GitNotFound
+from trainforge.hooks.gitrun import GitAuthFailed, GitBlocked, GitNotFound, GitUnreachable
 from trainforge.sender import lifecycle as life
 from trainforge.sender import publisher, turns
+from trainforge.sender.batches import Batches
 from trainforge.sender.clock import Jumps
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import ring_orders
@@ -30,6 +32,7 @@ from trainforge.sender.due import Due
 from trainforge.sender.facts import JobFacts, Policy
 from trainforge.sender.fence import Fence
 from trainforge.sender.notify import JOBS, RECONCILE, job_key
+from trainforge.sender.pace import push_turn
 from trainforge.sender.placing import Placing
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ SIDE_BY_SIDE = 8  # looks; each mostly waits for its commit, which they share
 REMOTES_AT_ONCE = 8
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
 MISSING_TRIES = 6  # a copy of the remote may be some seconds behind
+SOON_S = 1.0
+TOGETHER = "its result goes with the next push of results to this repository"
 REFUSED_TRIES = 6  # a refused credential may be a mistake that somebody mends within some minutes
 
 
@@ -61,7 +66,7 @@ def _in_turns(jobs: list[str]) -> list[list[str]]:
 
 
 class Reconciler:
-    """`results` reaches the remotes: `publish` and `look` of `publisher.py`."""
+    """`results` reaches the remotes: `publish`, `publish_together` and `look` of `publisher.py`."""
 
     def __init__(
         self, sender: Sender, fence: Fence | None = None, jumps: Jumps | None = None, results: Any = publisher
@@ -71,6 +76,7 @@ class Reconciler:
         sender.fence = fence or Fence(sender.store, sender.data_dir / "fence.json")
         self.placing = Placing(sender, self._steps, sender.fence)
         self._remote: dict[str, asyncio.Task[None]] = {}
+        self._desks: dict[tuple[str, str], Batches[str, None]] = {}  # by repository and branch
         self._pauses: dict[str, tuple[float, int]] = {}  # job -> (not before, tries)
         self._held: set[str] = set()  # jobs that wait for other jobs
         self._looked: set[str] = set()  # jobs that the remote has no result of, as far as was seen
@@ -97,6 +103,8 @@ class Reconciler:
         finally:
             for task in self._remote.values():
                 task.cancel()
+            for desk in self._desks.values():
+                desk.cancel()
             await asyncio.gather(*self._remote.values(), return_exceptions=True)
             self._threads.shutdown(wait=False)
             self._for_remotes.shutdown(wait=False)
@@ -257,8 +265,11 @@ class Reconciler:
         """Publish or look; the outcome becomes a fact, a failure a pause."""
         sender = self._sender
         try:
-            async with self._asking:
-                await self._in(self._for_remotes, self.settle, job, step)
+            if isinstance(step, life.PublishHere):
+                await self._publish(job)
+            else:
+                async with self._asking:
+                    await self._in(self._for_remotes, self.settle, job, step)
         except TrainForgeError as error:
             await asyncio.to_thread(self.unsettled, job, error)
         except Exception as error:
@@ -268,6 +279,43 @@ class Reconciler:
             raise
         if job not in self._pauses:
             sender.wake(job)
+
+    async def _publish(self, job: str) -> None:
+        """With the results of other jobs for the same branch, when it is this sender's turn."""
+        row = await self._decide(self._sender.store.job, job)
+        repository, branch = row["repository_id"], row["result_branch"]
+        desk = self._desks.get((repository, branch))
+        if desk is None:
+            turn = partial(self._turn, repository)
+            desk = Batches("publish", self._publish_together, before=turn, threads=self._for_remotes)
+            self._desks[repository, branch] = desk
+        publishing = asyncio.ensure_future(desk.do(job))
+        try:
+            done, _ = await asyncio.wait({publishing}, timeout=SOON_S)
+            if not done and await self._decide(self._sender.store.wait, job, {"remote": TOGETHER}):
+                self._sender.bell.ring(JOBS, job_key(job))
+            await publishing
+        finally:
+            publishing.cancel()
+
+    async def _turn(self, repository: str) -> None:
+        while (pause := await self._decide(push_turn, self._sender, repository, self._sender.id)) > 0:  # noqa: ASYNC110
+            await asyncio.sleep(pause)
+
+    def _publish_together(self, jobs: Sequence[str]) -> list[Exception | None]:
+        """Note what came of each."""
+        if len(jobs) == 1:
+            self.settle(jobs[0], life.PublishHere())
+            return [None]
+        try:
+            published = self._results.publish_together(self._sender, jobs)
+        except GitUnreachable as error:
+            return [error] * len(jobs)
+        for job, found in zip(jobs, published, strict=True):
+            if not isinstance(found, Exception):
+                self._sender.store.note_result(job, *found)
+                self._pauses.pop(job, None)
+        return [found if isinstance(found, Exception) else None for found in published]
 
     def settle(self, job: str, step: life.RemoteStep) -> None:
         """Publish or look, and note what came of it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,29 @@ def test_the_result_waits_for_the_remote(double: SenderDouble, tmp_path: Path) -
         away.rename(project.bare)
         wait_for("publication", lambda: node.data("published"), 60, lambda: story(node))
     assert project.results()
+
+
+def test_results_that_wait_for_their_turn_go_together(double: SenderDouble, tmp_path: Path) -> None:
+    project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": "print(1)"})
+    pushes = tmp_path / "pushes"
+    hook = project.bare / "hooks" / "post-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ncat >> {pushes}\n")
+    hook.chmod(0o755)
+    chosen, executor = joined(double, tmp_path / "laptop")
+    double.turn_at = time.time() + 3600
+    with running(chosen):
+        nodes = [double.run(project.job(str(n)), [executor], project.order())[0] for n in range(3)]
+        for node in nodes:
+            wait_for("waiting", lambda: node.data("publish_waiting"), 60, lambda: story(node))  # noqa: B023
+            assert "its turn" in node.last("publish_waiting")["reason"]
+        double.turn_at = 0.0
+        for node in nodes:
+            wait_for("publication", lambda: node.data("published"), 60, lambda: story(node))  # noqa: B023
+            assert len(node.data("publish_waiting")) == 1
+    assert len(pushes.read_text().splitlines()) == 1
+    records = [path for path in project.results() if path.endswith("/result.json") and "jobs/" in path]
+    assert len(records) == 3
 
 
 def test_a_remote_that_refuses_for_good_is_said_once(double: SenderDouble, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ class SenderDouble:
         self.executors: dict[str, dict[str, str]] = {}
         self.nodes: dict[m.NodeKey, NodeState] = {}
         self.unknown: set[m.NodeKey] = set()
+        self.turn_at = 0.0  # when results may be pushed
         self.refused: dict[str, str] = {}  # orders, and the executors' words
         self.heartbeats: list[m.Heartbeat] = []
         self.lock = threading.Condition(threading.RLock())
@@ -141,10 +142,9 @@ class SenderDouble:
             node = self.nodes[m.NodeKey(job=job, attempt=int(attempt), rank=int(rank))]
             if what == "journal":
                 return self._journal(node, m.JournalBatch.model_validate_json(body))
-            if what == "credential":
-                return m.GitCredential().model_dump()
-            if what == "turn":
-                return m.PushTurn(wait_s=0).model_dump()
+            if what in {"credential", "turn"}:
+                turn = m.PushTurn(wait_s=max(0.0, self.turn_at - time.time()))
+                return (m.GitCredential() if what == "credential" else turn).model_dump()
             return self.record(node.key.job).model_dump(mode="json")
 
     def _join(self, authorization: str, body: bytes) -> dict[str, Any]:
