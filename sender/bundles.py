@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from trainforge.config.errors import MessageInvalid
+from trainforge.config.errors import MessageInvalid, Place
 from trainforge.config.manifest import Manifest, apply_overrides, parse_manifest
 from trainforge.config.strict_json import read_json
 from trainforge.config.views import JobDetail
@@ -258,10 +258,9 @@ def _check_entry(manifest: Manifest, files: Mapping[str, Any], ask: BundleAsk) -
         if path and str(PurePosixPath(training.working_dir, path)) not in files:
             suffix = PurePosixPath(path).suffix
             there = sorted(name for name in files if suffix and name.endswith(suffix))[:5]
-            hint = f"the ZIP has {', '.join(show(name) for name in there)}; " if there else ""
-            raise MessageInvalid(
-                f"{key}: there is no {show(path)} in the ZIP", hint=f"{hint}name another in {key}"
-            )
+            has = ", ".join(show(name) for name in there)
+            hint = f"it has {has}: name the one that is meant" if has else "name a file that it has"
+            raise MessageInvalid(f"there is no {show(path)} in the ZIP", hint=hint, place=Place(key))
 
 
 def _message(upload: Upload, manifest: Manifest, notes: Sequence[str]) -> str:

@@ -97,6 +97,9 @@ def _submit_a_folder(fleet: Fleet, folder: Path) -> None:
     """The same without curl, of the folder; which git ignores nothing of, as there is none."""
     os.rename(folder / "main.py", folder / "go.py")  # noqa: PTH104
     (folder / "my_training_job.zip").unlink()
+    lacking = fleet.cli("submit", "--bundle", "mine", check=False)
+    assert "--entry: there is no 'main.py' in the ZIP" in lacking.stderr
+    assert "it has 'go.py', 'report.py': name the one" in lacking.stderr
     said = shlex.split("submit --bundle mine --name other --entry go.py --follow")
     done = fleet.cli(*said)
     assert "Training complete!" in done.stdout

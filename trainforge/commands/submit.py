@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from trainforge.config.views import JobDetail, JobSummary
     from trainforge.project import Project
 
+OPTIONS = {"main_entry": "--entry", "requirements_file": "--requirements"}  # of what the API calls so
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True), default=".")
@@ -104,11 +106,17 @@ def submit(  # noqa: PLR0917 - click passes by name
 
 def _upload(client: Client, path: Path, form: dict[str, str], *, with_secrets: bool) -> JobDetail:
     from trainforge import bundling
+    from trainforge.config.errors import Place, TrainForgeError
 
     packed = bundling.pack(path, with_secrets=with_secrets)
     with packed.file:
         say(f"  {packed}")
-        return client.submit_bundle(packed.file, packed.name, {k: v for k, v in form.items() if v})
+        try:
+            return client.submit_bundle(packed.file, packed.name, {k: v for k, v in form.items() if v})
+        except TrainForgeError as error:
+            if error.place and (option := OPTIONS.get(error.place.file)):
+                error.place = Place(option)
+            raise
 
 
 def _push(client: Client, found: Project, remote: str) -> dict[str, Any]:
