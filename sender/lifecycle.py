@@ -105,7 +105,7 @@ def next_steps(job: JobFacts, policy: Policy, now: float) -> list[Step]:  # noqa
         seen = job.result
         return [*_forget(job, seen.outcome), Finish(seen.outcome, seen.code, seen.reason)]
     if job.publish_blocked is not None:
-        return [*_forget(job, "failed"), Finish("failed", "publish_blocked", job.publish_blocked)]
+        return [*_forget(job, "failed"), Finish("failed", "publish_blocked", _blocked(job))]
     if job.ending is not None:
         return _publish(job, policy, now)
     if job.stop is not None:
@@ -365,6 +365,14 @@ def _gone(first: NodeFacts, policy: Policy, now: float) -> tuple[str, str] | Non
     if first.ended is None or now > first.lease_until + policy.lost_after:
         return "lost", f"{first.name} was not heard of any more before it published"
     return None
+
+
+def _blocked(job: JobFacts) -> str:
+    """The remote's words; first what the job had come to before, which is what a person has to mend."""
+    words = job.publish_blocked or ""
+    if job.ending == "completed" or not job.code:
+        return words
+    return f"{job.code}: {job.reason.rstrip('.')}; the remote refuses the result, too: {words}"
 
 
 def _without_result(

@@ -177,6 +177,10 @@ def test_a_blocked_result_ends_the_job_without_one() -> None:
     assert steps(job(blocked, ending="completed")) == [life.Block("GH013")]
     *_, finish = steps(job(blocked, ending="completed", publish_blocked="GH013"))
     assert finish == life.Finish("failed", "publish_blocked", "GH013")
+    unread = job(blocked, ending="failed", code="checkout_failed", reason="no.", publish_blocked="GH013")
+    *_, finish = steps(unread)
+    words = "checkout_failed: no; the remote refuses the result, too: GH013"
+    assert finish == life.Finish("failed", "publish_blocked", words)
 
 
 def test_a_lease_that_ended_is_not_yet_a_lost_node() -> None:
