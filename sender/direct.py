@@ -17,7 +17,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -56,7 +56,8 @@ ADDRESS = "http://direct"  # of no host: requests to it go through the socket
 TAKE_WAIT_S = 20.0
 TIMEOUT_S = 40.0
 AGAIN_S, LOOK_AGAIN_S = 3.0, 60.0
-FIRST_TRY_S, QUIET_S, START_S = 30.0, 10.0, 30.0
+FIRST_TRY_S, START_S = 30.0, 30.0
+TOLD_S, LEAVE_S, END_S = 5.0, 5.0, 10.0  # what an end waits for at most, whoever does not answer
 MAX_MAIL = 16 * 1024 * 1024
 PATHS = "/v1/"  # an executor asks for nothing else
 PASSED_ON = ("content-type", "tf-nonce", "retry-after")
@@ -118,7 +119,7 @@ class DirectSender:
     ) -> None:
         if self._thread is not None:
             self._server.should_exit = True
-            self._thread.join(20)
+            self._thread.join(END_S)
         if self._listener is not None:
             self._listener.close()
         if hasattr(self, "sender"):
@@ -205,11 +206,12 @@ class DirectSender:
         now = self.sender.now()
         return self.sender.queries.executor(one.endpoint.executor, now).last_seen is not None
 
-    def wait_until_told(self) -> None:
-        """Until every order is with its executor, or that takes too long: the next run mends the rest."""
-        deadline = time.monotonic() + QUIET_S
-        while time.monotonic() < deadline and self.sender.store.executors_to_push():
+    def wait_until_told(self) -> list[str]:
+        """Until every order is with its executor, or that takes too long: the names of those to blame."""
+        deadline = time.monotonic() + TOLD_S
+        while (left := self.sender.store.executors_to_push()) and time.monotonic() < deadline:
             self._ended.wait(0.1)
+        return [member.name for member in left]
 
     # --- the post -------------------------------------------------------------------------------------
 
@@ -231,24 +233,23 @@ class DirectSender:
                         with contextlib.suppress(TrainForgeError):
                             await asyncio.to_thread(self.look)
             finally:
-                for task in rounds.values():
-                    task.cancel()
-                await asyncio.gather(*rounds.values(), return_exceptions=True)
-                await asyncio.gather(
-                    *(self._leave(one, client) for one in self.standing.values() if one.here)
-                )
+                leaving = asyncio.create_task(self._leave_all(rounds.values(), client))
+                while not leaving.done():  # also when cancelled: else nobody has the executors for a while
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.shield(leaving)
 
     async def _serve(self, one: Standing, client: httpx2.AsyncClient, here: httpx2.AsyncClient) -> None:
         """Fetch and answer what this executor asks; again and again where it is not to be had."""
         busy: set[asyncio.Task[None]] = set()
         while not self.sender.stopping:
             try:
-                await self._enter(one, client)
+                letters = await self._enter(one, client)
                 while not self.sender.stopping:
-                    for letter in await self._take(one, client, TAKE_WAIT_S):
+                    for letter in letters:
                         task = asyncio.create_task(self._answer(one, letter, client, here))
                         busy.add(task)
                         task.add_done_callback(busy.discard)
+                    letters = await self._take(one, client, TAKE_WAIT_S)
             except (httpx2.HTTPError, httpx2.InvalidURL, TrainForgeError) as error:
                 one.here, one.why = False, str(error) or type(error).__name__
                 one.busy = isinstance(error, TrainForgeError) and error.code == "busy"
@@ -259,8 +260,9 @@ class DirectSender:
             one.tried = True
             await self.sender.bell.wait("post-again", AGAIN_S)
 
-    async def _enter(self, one: Standing, client: httpx2.AsyncClient) -> None:
-        """See that it is the executor, that no other run has it, and know it from now on."""
+    async def _enter(self, one: Standing, client: httpx2.AsyncClient) -> list[dict[str, Any]]:
+        """See that it is the executor and that no other run has it, and know it from now on; its first mail,
+        as it may ask at once."""
         sender, endpoint = self.sender, one.endpoint
         member = Member(endpoint.executor, endpoint.name, endpoint.public_key, endpoint.public_url, False)
         try:
@@ -270,10 +272,11 @@ class DirectSender:
                 "it trusts another key, or somebody else answers there",
                 hint=f"`trainforge executor trust {public_text(sender.key.public)}` on its machine",
             ) from error
-        await self._say(one, client, "take", {})
+        letters = await self._take(one, client, 0.0)
         if not one.here:
             await asyncio.to_thread(self._admit, endpoint)
         one.here, one.tried, one.why = True, True, ""
+        return letters
 
     def _admit(self, endpoint: Endpoint) -> None:
         """Runs before this one may have used the numbers that its new database would give out again."""
@@ -315,6 +318,15 @@ class DirectSender:
             await self._say(one, client, "answer", {**told, "body": answer.text})
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, TrainForgeError) as error:
             log.info("%s is not answered: %s", one.endpoint.name, error)
+
+    async def _leave_all(self, rounds: Iterable[asyncio.Task[None]], client: httpx2.AsyncClient) -> None:
+        for task in rounds:
+            task.cancel()
+        await asyncio.gather(*rounds, return_exceptions=True)
+        known = [one for one in self.standing.values() if one.here]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await asyncio.gather(*(self._leave(one, client) for one in known))
 
     async def _leave(self, one: Standing, client: httpx2.AsyncClient) -> None:
         with contextlib.suppress(httpx2.HTTPError, TrainForgeError):

@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from trainforge.runner import Runner
 
 T = TypeVar("T")
 LOG_WAIT_S = 20.0
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S, LOOK_AGAIN_S = 2.0, 0.2
 PATIENCE_S = 600.0  # for how long a sender may be away while a job is followed
 PAUSE_S = 5.0
 LINGER_S = 6.0
@@ -154,11 +154,16 @@ def follow_to_end(
             ended.append(follow(client, runner, job.id, deadline))
     except (TimedOut, KeyboardInterrupt) as error:
         runner.end_group()
+        left = [job.id for job in jobs[len(ended) :]]
         if asked.stop:
-            why = "the workflow run was cancelled" if isinstance(error, KeyboardInterrupt) else error.message
-            stop_all(client, runner, [job.id for job in jobs[len(ended) :]], why)
-            linger(client, jobs[-1].id, asked.linger)
-        report(client, runner, [*ended, *(client.job(job.id) for job in jobs[len(ended) :])], shown_at)
+            why = error.message if isinstance(error, TimedOut) else cancelled(runner)
+            stop_all(client, runner, left, why)
+            linger(client, runner, left, asked.linger)
+        details = [client.job(job) for job in left]
+        for job in details if asked.stop else []:
+            if job.state not in OUTCOMES:
+                runner.say(f"TrainForge: job {job.id[:8]} is told to stop, not at its end: {unfinished(job)}")
+        report(client, runner, [*ended, *details], shown_at)
         raise
     report(client, runner, ended, shown_at)
     return 0 if all(well(job) for job in ended) else 1
@@ -177,11 +182,27 @@ def stop_all(client: Client, runner: Runner, jobs: Sequence[str], why: str) -> N
             runner.say(f"TrainForge: job {job[:8]} cannot be stopped: {error.message}")
 
 
-def linger(client: Client, job: str, seconds: float) -> None:
-    """GitHub leaves a cancelled step some seconds, in which the job may still come to its end."""
+def cancelled(runner: Runner) -> str:
+    return "the workflow run was cancelled" if runner.inside else "interrupted by who ran it"
+
+
+def linger(client: Client, runner: Runner, jobs: Sequence[str], seconds: float) -> None:
+    """GitHub leaves a cancelled step some seconds, in which the jobs may still come to their end."""
     until = time.monotonic() + seconds
-    while time.monotonic() < until and client.job(job).state not in OUTCOMES:
-        time.sleep(0.2)
+    runner.say(f"TrainForge: stopping, for at most {seconds:.0f} s; a second signal ends it at once")
+    with suppress(KeyboardInterrupt):  # as GitHub sends one before it kills
+        for job in jobs:
+            while client.job(job).state not in OUTCOMES:
+                if time.monotonic() > until:
+                    return
+                time.sleep(LOOK_AGAIN_S)
+
+
+def unfinished(job: JobDetail) -> str:
+    """What a job that was stopped still waits for."""
+    nodes = job.attempts[-1].nodes if job.attempts else []
+    busy = [f"{node.executor_name} ({node.phase or node.state})" for node in nodes if node.ended is None]
+    return ", ".join([*busy, *sorted(set(job.waiting.values()))]) or "its result is not on its branch yet"
 
 
 def follow(client: Client, runner: Runner, job: str, deadline: float) -> JobDetail:

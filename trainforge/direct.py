@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +23,10 @@ KEY = "TRAINFORGE_SIGNING_KEY"
 TOKEN = "TRAINFORGE_GIT_TOKEN"  # noqa: S105 - a variable's name
 SECRET = "TRAINFORGE_SECRET_"  # noqa: S105
 LINGER_S = 30.0  # unless the runner kills it before: then the executors end the job by themselves
+LAST_RESORT_S = 20.0  # from its report on; telling the executors and leaving them takes less
 USERNAME = "x-access-token"
+INTERRUPTED = 130
+UNTOLD = "it ends what it trains when the next run comes, or after ten minutes"
 RESULT_HINT = "`trainforge executor trust KEY` and endpoint_repository make one announce itself there"
 
 
@@ -121,8 +126,23 @@ def train(
             }
             try:
                 return ci.follow_to_end(client, runner, client.submit(request), asked)
+            except (KeyboardInterrupt, ci.TimedOut) as error:
+                _end_for_certain(error.exit_code if isinstance(error, ci.TimedOut) else INTERRUPTED)
+                raise
             finally:
-                sender.wait_until_told()
+                for name in sender.wait_until_told():
+                    runner.say(f"TrainForge: {name} does not answer: {UNTOLD}")
+
+
+def _end_for_certain(code: int) -> None:
+    """Who cancels a run does not wait for a thread that waits for a remote: all that counts is told."""
+
+    def last_resort() -> None:
+        time.sleep(LAST_RESORT_S)
+        sys.stdout.flush()
+        os._exit(code)
+
+    threading.Thread(target=last_resort, name="last-resort", daemon=True).start()
 
 
 def _gather(sender: DirectSender, runner: Runner, patience: float) -> None:

@@ -53,6 +53,7 @@ def direct(  # noqa: PLR0917 - click passes by name
     """
     if new_key is not None:
         return _make_key(new_key)
+    import signal
     from dataclasses import replace
     from functools import partial
 
@@ -84,6 +85,7 @@ def direct(  # noqa: PLR0917 - click passes by name
         timeout=read_seconds(timeout),
     )
     plan = partial(_plan, found.text, asked) if only_plan else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the job is stopped in either case
     return train(wanted, replace(which, rerun=rerun), runner, asked, plan=plan)
 
 
@@ -96,6 +98,8 @@ def _plan(manifest: str, asked: Asked, client: Client) -> int:
 
 
 def _make_key(path: Path) -> int:
+    import shlex
+
     from trainforge.config.errors import Conflict
     from trainforge.config.trust import SigningKey, public_text
 
@@ -106,6 +110,6 @@ def _make_key(path: Path) -> int:
     click.echo(public_text(key.public))
     next_step(
         f"trainforge executor trust {public_text(key.public)}",
-        f"gh secret set TRAINFORGE_SIGNING_KEY < {path}",
+        f"gh secret set TRAINFORGE_SIGNING_KEY --env training < {shlex.quote(str(path))}",
     )
     return 0
