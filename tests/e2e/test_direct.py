@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from support.fleet import Fleet
 from support.repositories import Server, serving_git
-from support.scripts import UNTIL_TOLD, manifest
+from support.scripts import FAILING, UNTIL_TOLD, manifest
 from support.waiting import wait_for
 from trainforge.config.trust import SigningKey
+from trainforge.direct import LAST_RESORT_S, LINGER_S
+from trainforge.executor.mailbox import SILENT_S
 from trainforge.hooks.git import init_bare
 from trainforge.hooks.git_http import Access, repository_path
 
 PASSWORD = "s3cret-pass"
 READER = "r3ader-pass"  # of the one-shot sender, which reads and need not write
 NAME = "team/digits"
+ROOT = Path(__file__).parents[2]
+ACTION, USED = ".github/actions/train", "trainforge/trainforge@v0.1.0"
+EXAMPLE = ROOT / "docs" / "examples" / "workflows" / "direct.yml"
+ENV = "        env:\n          TRAINFORGE_SECRET_TOKEN: ${{ secrets.TOKEN }}\n"
 DIRECT = ("direct", "--allow-private")
 GANG = """\
 import json, os
@@ -36,6 +46,47 @@ if rank == 0:
 """
 
 
+STUBBORN = """\
+import signal, sys
+if "--stubborn" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+"""
+TOLD = """\
+      - if: always()
+        env:
+          TOLD: ${{{{ toJSON(steps.train.outputs) }}}}
+        run: echo "$TOLD" > {told}
+"""
+
+
+@dataclass
+class Done:
+    code: int
+    log: str
+    outputs: dict[str, str]
+    commit: str
+
+    def printed(self, begin: str, end: str) -> list[str]:
+        """The lines between two, without what act writes before each."""
+        lines = [line.partition("]")[2].strip(" |") for line in self.log.splitlines()]
+        first = next(n for n, line in enumerate(lines) if begin in line)
+        last = next(n for n, line in enumerate(lines) if n > first and end in line)
+        return lines[first:last]
+
+
+def _as_here(workflow: str, env: str, told: Path) -> str:
+    """The guide's workflow with what is not as at GitHub: the interpreter, and executors on this machine."""
+    changes = {
+        "- uses: trainforge/": "- id: train\n        uses: trainforge/",
+        "        with:\n": f"{env}        with:\n          python: {sys.executable}\n"
+        "          allow-private: true\n          set: training.params.lr=0.5 training.params.name=x\n",
+    }
+    for old, new in changes.items():
+        assert workflow.count(old) == 1
+        workflow = workflow.replace(old, new)
+    return workflow + TOLD.format(told=told)
+
+
 class World:
     def __init__(self, fleet: Fleet, server: Server) -> None:
         self.fleet, self.server = fleet, server
@@ -45,6 +96,8 @@ class World:
         fleet.git("init", "-q", "-b", "main", cwd=self.project)
         fleet.git("remote", "add", "origin", server.at(NAME), cwd=self.project)
         self.key = fleet.root / "signing.key"
+        self.action = fleet.root / "action"
+        shutil.copytree(ROOT / ACTION, self.action / ACTION)
         self.public = fleet.cli("direct", "--new-key", str(self.key)).stdout.strip()
 
     def push(self, script: str, text: str) -> str:
@@ -79,35 +132,38 @@ class World:
             start_new_session=True,
         )
 
-    def action(self, commit: str, **environment: str) -> tuple[int, str]:
-        """What the action runs in `mode: direct`, as a runner starts it."""
-        run = {
-            "GITHUB_ACTIONS": "true", "GITHUB_SHA": commit, "GITHUB_REF": "refs/heads/main",
-            "GITHUB_SERVER_URL": f"{self.server.url}/git", "GITHUB_REPOSITORY": NAME,
-            "TRAINFORGE_CI_MODE": "direct", "TRAINFORGE_CI_ALLOW_PRIVATE": "true",
-            "TRAINFORGE_CI_SET": "training.params.lr=0.5 training.params.name=x",
-        }  # fmt: skip
-        process = self.begin("ci", **run, **environment)
-        said, _ = process.communicate(timeout=120)
-        return process.returncode, said
+    def act(self, script: str, text: str, env: str = "") -> Done:
+        """Push a commit with the guide's workflow in it, and have act run that as a runner does."""
+        told = self.fleet.root / "told.json"
+        told.unlink(missing_ok=True)
+        workflow = self.project / ".github" / "workflows" / EXAMPLE.name
+        workflow.parent.mkdir(parents=True, exist_ok=True)
+        workflow.write_text(_as_here(EXAMPLE.read_text(), env, told))
+        commit = self.push(script, text)
+        run = {"GITHUB_SERVER_URL": f"{self.server.url}/git", "GITHUB_REPOSITORY": NAME}
+        secrets = {
+            "TRAINFORGE_SIGNING_KEY": self.key.read_text(),
+            "GITHUB_TOKEN": READER,
+            "TOKEN": "between us",
+        }
+        done = subprocess.run(
+            [
+                "act", "push", f"--workflows={workflow}", "--pull=false",
+                "--platform=ubuntu-latest=-self-hosted",
+                f"--local-repository={run['GITHUB_SERVER_URL']}/{USED}={self.action}",
+                *(f"--env={name}={value}" for name, value in run.items()),
+                *(f"--secret={name}" for name in secrets),
+            ],
+            cwd=self.project, env=self.fleet.environment() | secrets, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=150, check=False,
+        )  # fmt: skip
+        outputs = json.loads(told.read_text()) if told.exists() else {}
+        return Done(done.returncode, done.stdout + done.stderr, outputs, commit)
 
     def direct(self, *arguments: str, **environment: str) -> tuple[int, str]:
         process = self.begin(*DIRECT, *arguments, **environment)
         said, _ = process.communicate(timeout=120)
         return process.returncode, said
-
-    @staticmethod
-    def obeyed(said: str) -> list[str]:
-        """The commands that a runner would obey: not those between `stop-commands` and its word."""
-        word, commands = "", []
-        for line in said.splitlines():
-            if word:
-                word = "" if line == f"::{word}::" else word
-            elif line.startswith("::stop-commands::"):
-                word = line.removeprefix("::stop-commands::")
-            elif line.startswith("::"):
-                commands.append(line.split(":")[2].split(" ")[0])
-        return commands
 
     def shown(self, path: str, branch: str = "trainforge-results") -> str:
         return self.fleet.git("show", f"{branch}:{path}", cwd=self.bare, check=False)
@@ -141,53 +197,81 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def test_a_commit_trains_on_two_executors_and_its_result_is_published(world: World) -> None:
-    commit = world.push(GANG, manifest("digits", nodes=2, more="secrets: [TOKEN]\n"))
+    text = manifest("digits", nodes=2, more="secrets: [TOKEN]\n")
+    world.push(GANG, text)
     code, said = world.direct("--plan")
     assert (code, "alpha" in said, "beta" in said) == (0, True, True), said
-    code, said = world.action(commit, TRAINFORGE_SECRET_TOKEN="between us")
-    assert code == 0, f"{said}\n{world.fleet.logs()}"
-    assert "[1] node 1 of 2, told 10 letters" in said
-    assert "between us" not in said
-    assert set(world.obeyed(said)) == {"add-mask", "group", "endgroup"}
+    done = world.act(GANG, text, ENV)
+    assert done.code == 0, f"{done.log}\n{world.fleet.logs()}"
+    told = done.outputs
+    assert (told["state"], json.loads(told["metrics"])) == ("completed", {"loss": pytest.approx(1 / 3)})
     (result,) = world.results()
-    assert (result["outcome"], result["commit"]) == ("completed", commit)
-    assert result["params"] == {"lr": 0.5, "name": "x"}
+    assert (result["outcome"], result["commit"]) == ("completed", done.commit)
+    assert (result["job"], result["params"]) == (told["job-id"], {"lr": 0.5, "name": "x"})
     assert {node["name"] for node in result["nodes"]} == {"alpha", "beta"}  # type: ignore[attr-defined]
-    listed = world.fleet.git("ls-tree", "-r", "--name-only", "trainforge-results", cwd=world.bare)
-    assert "artifacts/model.txt" in listed
+    tip = world.fleet.git("rev-parse", told["result-branch"], cwd=world.bare).strip()
+    assert told["result-commit"] == tip
+    assert world.shown(f"{told['result-path']}/artifacts/model.txt") == "trained"
+    groups = done.printed("::group::training, attempt 1", "::endgroup::")
+    assert {"node 0 of 2, told 10 letters", "[1] node 1 of 2, told 10 letters"} <= set(groups)
+    assert "### TrainForge: digits completed" in done.log
+    assert "line [1, 0.5, 0.333333]\n" in done.log
+    assert not any("\u2757" in line for line in done.log.splitlines()), (
+        "a command of the training's is obeyed"
+    )
     # It has its result: the next run finds that, and trains nothing.
-    code, said = world.action(commit)
+    code, said = world.direct("--set", "training.params.lr=0.5", "--set", "training.params.name=x")
     assert (code, "completed" in said, "node 0 of 2" in said) == (0, True, False), said
     assert len(world.results()) == 1
+
+
+def test_a_training_that_fails_fails_the_step_and_says_why(world: World) -> None:
+    done = world.act(FAILING, manifest("digits"))
+    assert (done.code, done.outputs["state"]) == (1, "failed"), done.log
+    job = done.outputs["job-id"]
+    why = "the training exited with 1: ZeroDivisionError: division by zero"
+    assert f"::error title=TrainForge::job {job[:8]} failed: script_failed. {why}\n" in done.log
+    assert "divide(1, 0)" in done.printed("::group::training, attempt 1", "::endgroup::")
+    assert "### TrainForge: digits failed: script&#95;failed" in done.log
+    (result,) = [result for result in world.results() if result["job"] == job]
+    assert (result["outcome"], result["commit"]) == ("failed", done.commit)
 
 
 def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: World) -> None:
     other = SigningKey.generate()
     other.save(world.fleet.root / "other.key")
     told = (world.fleet.root / "other.key").read_text()
-    go_on = world.fleet.signals / "go-on"
-    world.push(UNTIL_TOLD.format(go_on=str(go_on)), manifest("digits"))
+    world.push(STUBBORN + UNTIL_TOLD.format(go_on=str(world.fleet.signals / "go-on")), manifest("digits"))
     code, said = world.direct("--plan", TRAINFORGE_SIGNING_KEY=told)
     assert (code, said.count("it trusts another key") >= 2) == (5, True), said
-    first = world.begin(*DIRECT)
-    assert first.stdout is not None
-    seen = []
-    for line in first.stdout:
-        seen.append(line)
-        if "training has begun" in line:
-            break
-    second = world.begin(*DIRECT, TRAINFORGE_SENDER_DATABASE_URL="sqlite:////not/this/one.db")
-    assert second.stdout is not None
-    waits = []
-    for line in second.stdout:
-        waits.append(line)
-        if "waiting until another run is over" in line:
-            break
-    assert "another run has this executor" in "".join(waits)
+    first = world.begin(*DIRECT, "--executor", "alpha", "--set", "training.args=--stubborn")
+    seen = _until(first, "training has begun")
+    second = world.begin(
+        *DIRECT, "--executor", "beta", TRAINFORGE_SENDER_DATABASE_URL="sqlite:////not/this/one.db"
+    )
+    assert "another run has this executor" in _until(second, "waiting until another run is over")
+    # What does not end is not waited for when told twice, and said; the next run has the executors at once.
+    first.send_signal(signal.SIGTERM)
+    _until(first, "stopping, for at most 30 s")
     first.send_signal(signal.SIGINT)
-    rest, _ = first.communicate(timeout=150)
-    assert first.returncode == 130, "".join(seen) + rest
-    said, _ = second.communicate(timeout=150)
-    assert (second.returncode, "cancelled" in said) == (1, True), said
-    (stopped,) = [result for result in world.results() if result["outcome"] != "completed"]
-    assert (stopped["outcome"], stopped["reason"]) == ("cancelled", "the workflow run was cancelled")
+    rest, _ = first.communicate(timeout=15)
+    assert (first.returncode, "not at its end: alpha (training)" in rest) == (130, True), seen + rest
+    left = time.monotonic()
+    seen = _until(second, "training has begun")
+    assert time.monotonic() - left < SILENT_S, "the first run had not left"
+    second.send_signal(signal.SIGINT)
+    rest, _ = second.communicate(timeout=LINGER_S + LAST_RESORT_S)
+    assert (second.returncode, "cancelled: stopped" in rest) == (130, True), seen + rest
+    (stopped,) = [result for result in world.results() if result["outcome"] == "cancelled"]
+    assert stopped["reason"] == "interrupted by who ran it"
+
+
+def _until(process: subprocess.Popen[str], words: str) -> str:
+    """What it prints up to a line with these words."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if words in line:
+            return said
+    raise AssertionError(f"it never says {words!r}:\n{said}")
