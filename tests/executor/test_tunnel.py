@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import sys
-import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx2
@@ -15,6 +14,7 @@ import pytest
 from support.executors import joined, running, settings
 from support.processes import kill_all
 from support.sender_double import SenderDouble
+from support.servers import serving
 from support.waiting import wait_for
 from trainforge.config.errors import Unreachable
 from trainforge.executor.tunnel import CommandTunnel, NgrokTunnel, open_tunnel
@@ -40,22 +40,14 @@ while True:
 
 @pytest.fixture
 def served() -> Iterator[int]:
-    class Hello(http.server.BaseHTTPRequestHandler):
+    class Hello(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"hello")
 
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hello)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Hello) as url:
+        yield int(url.rpartition(":")[2])
 
 
 @pytest.fixture

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import psutil
 import pytest
 
 from support.repositories import Project
+from support.servers import serving
 from support.waiting import wait_for
 from trainforge.config.messages import GitCredential
 from trainforge.hooks import git, gitrun
@@ -35,7 +36,7 @@ class FakeRemote:
 def remote() -> Iterator[FakeRemote]:
     fake = FakeRemote()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             fake.seen.append(self.headers.get("Authorization", ""))
             fake.release.wait(30)
@@ -43,17 +44,10 @@ def remote() -> Iterator[FakeRemote]:
             self.send_header("Location", "http://127.0.0.1:1/elsewhere")
             self.end_headers()
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        fake.url = f"http://127.0.0.1:{served.server_address[1]}/x.git"
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
+    with serving(Handler) as url:
+        fake.url = f"{url}/x.git"
         yield fake
         fake.release.set()
-        served.shutdown()
-        thread.join()
 
 
 def test_an_inherited_environment_changes_nothing(

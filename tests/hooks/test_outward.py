@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import httpx2
 import pytest
 
+from support.servers import serving
 from trainforge.hooks.addresses import AddressRefused
 from trainforge.hooks.outward import check_ip, check_url, guarded_client
 
@@ -94,20 +94,16 @@ class Answering:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.handler = Handler
+        self.port = 0
 
 
 @pytest.fixture
 def answering() -> Iterator[Answering]:
-    server = Answering()
-    yield server
-    server.server.shutdown()
-    server.server.server_close()
+    made = Answering()
+    with serving(made.handler) as url:
+        made.port = int(url.rpartition(":")[2])
+        yield made
 
 
 def get(url: str, *, allow_private: bool) -> httpx2.Response:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from support.repositories import Project
+from support.servers import serving
 from trainforge.config.errors import Conflict, NotFound, SettingsError
 from trainforge.hooks import git
 from trainforge.hooks.github import WebhookInvalid, verify_signature
@@ -35,7 +36,7 @@ def listener() -> Iterator[Listener]:
     heard = Listener()
     heard.release.set()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             heard.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             heard.signatures.append(self.headers["X-Hub-Signature-256"])
@@ -45,17 +46,9 @@ def listener() -> Iterator[Listener]:
             self.end_headers()
             self.wfile.write(heard.answer)
 
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as served:
-        heard.url = f"http://127.0.0.1:{served.server_address[1]}"
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
+    with serving(Handler) as heard.url:
         yield heard
         heard.release.set()
-        served.shutdown()
-        thread.join()
 
 
 @pytest.fixture

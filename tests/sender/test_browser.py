@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.hostile import PAYLOADS, HostileSite
+from support.servers import serving
 from support.web import Web, web
 
 WORDS = "four quite unrelated words"
@@ -34,19 +33,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
 @pytest.fixture
 def evil(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder, and the other origin that serves it: another port, which cookies do not tell apart."""
-    handler = functools.partial(_Quiet, directory=str(tmp_path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
+    with serving(SimpleHTTPRequestHandler, directory=str(tmp_path)) as url:
+        yield tmp_path, url
 
 
 def _log_in(chromium: Any, site: Web, name: str = "ada") -> Any:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.servers import serving
 from support.web import Web, web
 from trainforge.config.settings import SenderSettings
 from trainforge.sender.notifying import Teller
@@ -32,7 +32,7 @@ class Receiver:
         self.down = False
         receiver = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 receiver.tried += 1
@@ -41,11 +41,8 @@ class Receiver:
                 self.send_response(500 if receiver.down else 200)
                 self.end_headers()
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"json://bot:{PASSWORD}@127.0.0.1:{self.server.server_address[1]}/told"
+        self.handler = Handler
+        self.url = ""
 
     @property
     def titles(self) -> list[str]:
@@ -55,12 +52,9 @@ class Receiver:
 @contextmanager
 def _receiver() -> Iterator[Receiver]:
     made = Receiver()
-    thread = threading.Thread(target=made.server.serve_forever)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    thread.join()
-    made.server.server_close()
+    with serving(made.handler) as url:
+        made.url = f"{url.replace('http://', f'json://bot:{PASSWORD}@')}/told"
+        yield made
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import base64
 import json
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any, ClassVar
 
 import httpx2
@@ -19,6 +18,7 @@ from joserfc.jwk import RSAKey
 from support import described
 from support.oidc import COMMIT, Issuer, issuer
 from support.repositories import Project
+from support.servers import serving
 from support.web import Web, web
 from trainforge.config.errors import NotTrusted, Unreachable
 from trainforge.hooks import oidc
@@ -211,17 +211,11 @@ class _Bad(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.answers.get(self.path, b"{}"))
 
-    def log_message(self, *_words: object) -> None:
-        pass
-
 
 def test_an_issuer_is_asked_within_bounds(github: Issuer) -> None:
     token = github.token("http://sender")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Bad)
-    Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}"
     about = "/.well-known/openid-configuration"
-    try:
+    with serving(_Bad) as base:
         for answers, kind in (
             ({about: b"x" * 400_000}, Unreachable),
             ({about: b"[]"}, Unreachable),
@@ -249,9 +243,6 @@ def test_an_issuer_is_asked_within_bounds(github: Issuer) -> None:
             with pytest.raises(Unreachable):
                 one.verify(token, "http://sender", time.time())
         assert len(_Bad.asked) == 5  # who cannot answer is not asked again at once
-    finally:
-        server.shutdown()
-        server.server_close()
     for nobody in ("http://example.org", base):
         with pytest.raises(Unreachable):
             oidc.Issuer(nobody).verify(token, "http://sender", time.time())
