@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,8 +43,12 @@ def prepared(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = folder / "trainforge.db"
     if not file.exists():
-        file.write_bytes(_empty())
+        with _making:  # worlds side by side are threads of one process, and alembic knows one
+            file.write_bytes(_empty())
     return folder
+
+
+_making = threading.Lock()
 
 
 @functools.cache
