@@ -1,24 +1,20 @@
 """GitHub's deliveries, read strictly into what the sender acts on; everything else in them is left alone.
 
-Sans-I/O, for bodies whose signature held (`hooks/github.py`). The shapes are those of GitHub's webhook
-documentation ("Webhook events and payloads").
+Sans-I/O, for bodies whose signature held (`hooks/github.py`); `github_payloads.py` has the shapes.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from typing import Any
 
 from trainforge.config.errors import TooLarge
+from trainforge.hooks import github_payloads as payloads
 from trainforge.hooks.addresses import AddressRefused, repository_id, validate_commit, validate_ref
 from trainforge.hooks.github import MAX_BODY_BYTES, PushHint, WebhookInvalid, push_hint, strict_json
 
 _DELIVERY = re.compile(r"[A-Za-z0-9-]{8,64}\Z")
-Name = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,18 @@ class CheckRun:
 
 
 @dataclass(frozen=True)
+class CheckSuite:
+    """All check runs of an App for a commit; `rerequested` asks for all of them again."""
+
+    action: str
+    head_sha: str
+    app: int | None
+
+
+@dataclass(frozen=True)
 class WorkflowDispatch:
+    """Somebody started a workflow by hand."""
+
     ref: str
     workflow: str
     inputs: dict[str, str]
@@ -109,6 +116,8 @@ class WorkflowDispatch:
 
 @dataclass(frozen=True)
 class RepositoryDispatch:
+    """`branch` is the default branch; `payload` is the `client_payload` of whoever sent it."""
+
     event_type: str
     branch: str
     payload: dict[str, Any]
@@ -122,7 +131,7 @@ class Other:
 
 
 About = (
-    PushHint | RefMoved | Moved | Installed | PullRequest | Comment | CheckRun
+    PushHint | RefMoved | Moved | Installed | PullRequest | Comment | CheckRun | CheckSuite
     | WorkflowDispatch | RepositoryDispatch | Other
 )  # fmt: skip
 
@@ -151,7 +160,7 @@ def parse_delivery(event: str, delivery: str, body: bytes) -> Delivery:
     if not _DELIVERY.match(delivery):
         raise WebhookInvalid("the delivery has no usable X-GitHub-Delivery")
     payload = strict_json(body)
-    envelope = _read(_Envelope, payload, event)
+    envelope = payloads.read(payloads.Envelope, payload, event)
     repository = _repository(envelope.repository) if envelope.repository else None
     reader = _READERS.get(event)
     try:
@@ -174,140 +183,7 @@ def parse_delivery(event: str, delivery: str, body: bytes) -> Delivery:
     )
 
 
-# --- what is read of the payloads -----------------------------------------------------------------------
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class _User(_Part):
-    login: Name
-    type: str = Field(default="", max_length=64)
-
-
-class _Numbered(_Part):
-    id: int
-
-
-class _Repo(_Part):
-    id: int
-    full_name: Name
-    default_branch: str = Field(default="", max_length=255)
-    clone_url: str = Field(default="", max_length=2048)
-    ssh_url: str = Field(default="", max_length=2048)
-    git_url: str = Field(default="", max_length=2048)
-    html_url: str = Field(default="", max_length=2048)
-
-
-class _Envelope(_Part):
-    repository: _Repo | None = None
-    sender: _User | None = None
-    installation: _Numbered | None = None
-    hook_id: int | None = None
-
-
-class _Ref(_Part):
-    ref: Name
-    ref_type: Annotated[str, StringConstraints(pattern="^(branch|tag|repository)$")]
-
-
-class _Action(_Part):
-    action: Name
-
-
-class _Named(_Part):
-    full_name: Name
-
-
-class _Installation(_Part):
-    class About(_Part):
-        id: int
-        app_id: int
-        account: _User
-
-    action: Name
-    installation: About
-    repositories: list[_Named] = []
-    repositories_added: list[_Named] = []
-
-
-class _End(_Part):
-    class Repo(_Part):
-        id: int
-
-    ref: Name
-    sha: Name
-    repo: Repo | None  # None once a fork was deleted
-
-
-class _PullRequest(_Part):
-    class About(_Part):
-        title: str = Field(max_length=1024)
-        user: _User | None
-        head: _End
-        base: _End
-        state: Name
-        draft: bool = False
-
-    action: Name
-    number: int
-    pull_request: About
-
-
-class _Comment(_Part):
-    class Issue(_Part):
-        number: int
-        pull_request: dict[str, Any] | None = None
-
-    class Said(_Part):
-        id: int
-        user: _User | None
-        body: str = Field(max_length=300_000)
-
-    action: Name
-    issue: Issue
-    comment: Said
-
-
-class _CheckRun(_Part):
-    class Button(_Part):
-        identifier: str = Field(default="", max_length=255)
-
-    class Run(_Part):
-        id: int
-        name: Name
-        head_sha: Name
-        external_id: str | None = Field(default=None, max_length=1024)
-        app: _Numbered | None = None
-
-    action: Name
-    check_run: Run
-    requested_action: Button | None = None
-
-
-class _WorkflowDispatch(_Part):
-    ref: Name
-    workflow: str = Field(max_length=1024)
-    inputs: dict[str, Any] | None = None
-
-
-class _RepositoryDispatch(_Part):
-    action: Name
-    branch: Name
-    client_payload: dict[str, Any] | None = None
-
-
-def _read(model: type[Model], payload: dict[str, Any], event: str) -> Model:
-    try:
-        return model.model_validate(payload)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WebhookInvalid(f"the {event[:64]} lacks a usable {where}: {first['msg']}") from error
-
-
-def _repository(repo: _Repo) -> Repository:
+def _repository(repo: payloads.Repo) -> Repository:
     found = []
     for url in (repo.clone_url, repo.ssh_url, repo.git_url, repo.html_url):
         if url:
@@ -319,7 +195,7 @@ def _repository(repo: _Repo) -> Repository:
 
 
 def _ref_moved(payload: dict[str, Any], event: str) -> About:
-    said = _read(_Ref, payload, event)
+    said = payloads.read(payloads.Ref, payload, event)
     if said.ref_type == "repository":
         return Other(event)
     kind = "heads" if said.ref_type == "branch" else "tags"
@@ -327,19 +203,19 @@ def _ref_moved(payload: dict[str, Any], event: str) -> About:
 
 
 def _moved(payload: dict[str, Any], event: str) -> About:
-    action = _read(_Action, payload, event).action
+    action = payloads.read(payloads.Action, payload, event).action
     return Moved(action) if action in ("renamed", "transferred") else Other(event)
 
 
 def _installed(payload: dict[str, Any], event: str) -> About:
-    said = _read(_Installation, payload, event)
+    said = payloads.read(payloads.Installation, payload, event)
     about = said.installation
     names = tuple(one.full_name for one in (*said.repositories, *said.repositories_added))
     return Installed(said.action, about.id, about.app_id, about.account.login, names)
 
 
 def _pull_request(payload: dict[str, Any], event: str) -> About:
-    said = _read(_PullRequest, payload, event)
+    said = payloads.read(payloads.PullRequest, payload, event)
     about = said.pull_request
     head, base = about.head, about.base
     return PullRequest(
@@ -358,7 +234,7 @@ def _pull_request(payload: dict[str, Any], event: str) -> About:
 
 
 def _comment(payload: dict[str, Any], event: str) -> About:
-    said = _read(_Comment, payload, event)
+    said = payloads.read(payloads.Comment, payload, event)
     user = said.comment.user
     return Comment(
         action=said.action,
@@ -372,7 +248,7 @@ def _comment(payload: dict[str, Any], event: str) -> About:
 
 
 def _check_run(payload: dict[str, Any], event: str) -> About:
-    said = _read(_CheckRun, payload, event)
+    said = payloads.read(payloads.CheckRun, payload, event)
     run = said.check_run
     return CheckRun(
         action=said.action,
@@ -385,14 +261,20 @@ def _check_run(payload: dict[str, Any], event: str) -> About:
     )
 
 
+def _check_suite(payload: dict[str, Any], event: str) -> About:
+    said = payloads.read(payloads.CheckSuite, payload, event)
+    suite = said.check_suite
+    return CheckSuite(said.action, validate_commit(suite.head_sha), suite.app.id if suite.app else None)
+
+
 def _workflow_dispatch(payload: dict[str, Any], event: str) -> About:
-    said = _read(_WorkflowDispatch, payload, event)
+    said = payloads.read(payloads.WorkflowDispatch, payload, event)
     inputs = {str(name): str(value) for name, value in (said.inputs or {}).items()}
     return WorkflowDispatch(said.ref, said.workflow, inputs)
 
 
 def _repository_dispatch(payload: dict[str, Any], event: str) -> About:
-    said = _read(_RepositoryDispatch, payload, event)
+    said = payloads.read(payloads.RepositoryDispatch, payload, event)
     return RepositoryDispatch(said.action, said.branch, said.client_payload or {})
 
 
@@ -405,6 +287,7 @@ _READERS = {
     "pull_request": _pull_request,
     "issue_comment": _comment,
     "check_run": _check_run,
+    "check_suite": _check_suite,
     "workflow_dispatch": _workflow_dispatch,
     "repository_dispatch": _repository_dispatch,
 }

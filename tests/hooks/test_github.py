@@ -69,7 +69,7 @@ def test_the_published_push_examples_are_understood() -> None:
 # Events of which the sender wants to know more than that they came.
 READ = {
     "create", "delete", "installation", "installation_repositories", "pull_request", "issue_comment",
-    "check_run", "workflow_dispatch", "repository_dispatch",
+    "check_run", "check_suite", "workflow_dispatch", "repository_dispatch",
 }  # fmt: skip
 
 
