@@ -209,7 +209,7 @@ def _handle_change(  # noqa: PLR0917
     if record is None and place.rewritten(change, info.parents):
         failpoint("10.sender.forced")
         reason = "; ".join(filter(None, ["the branch was rewritten (forced push)", reason]))
-    if jobs and (words := _too_often(sender, repo)):
+    if jobs and (words := too_often(sender, repo)):
         log.warning("%s: %s", repo.name, words)
         jobs, reason = [], words
         decision = replace(decision, reason=words)
@@ -246,7 +246,7 @@ def _handle_noted(  # noqa: PLR0917
         return [f"TrainForge: no job: {gone.reason}"]
 
 
-def _too_often(sender: Sender, repo: Repo) -> str:
+def too_often(sender: Sender, repo: Repo) -> str:
     """Why a push leads to no job, where so many others did that something may be going round in circles."""
     most = sender.settings.triggers_per_hour
     if sender.store.count_triggers(repo.id, sender.now() - 3600) < most:

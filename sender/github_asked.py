@@ -1,4 +1,4 @@
-"""Does what comments and buttons on GitHub ask for. For worker threads.
+"""Does what comments, buttons and re-runs on GitHub ask for. For worker threads.
 
 Who asks must be able to push to the repository, which the API is asked each time. A fork's commit runs only
 when its whole id is named: who names it has seen it, and what the fork pushes next is another commit.
@@ -24,8 +24,10 @@ from trainforge.sender import events
 from trainforge.sender.context import Sender
 from trainforge.sender.drafts import ManifestFile, read_commit
 from trainforge.sender.github_plans import plan_pull, pull_ref
-from trainforge.sender.notify import JOBS, job_key
-from trainforge.sender.store_commands import Asked
+from trainforge.sender.github_reports import is_green, is_told
+from trainforge.sender.notify import EVENTS, JOBS, job_key
+from trainforge.sender.store_commands import SUITE, Asked
+from trainforge.sender.store_events import NewEvent
 from trainforge.sender.store_github import Connection
 from trainforge.sender.store_reports import Pull
 
@@ -59,24 +61,30 @@ def act(sender: Sender, connection: Connection, calls: Calls, asked: Asked) -> A
     Raises:
         Unreachable: not now. GitHubForbids, NotTrusted: the connection may not ask who may do what.
     """
-    command = parse_command(asked.words)
     if not calls.may_write(asked.author):
         return Answer("-1")  # seen and refused; a stranger is given no way to have this write at length
-    if command.problem or command.verb is None:
-        return Answer("confused", command.problem)
     try:
-        if asked.job:
-            return _button(sender, asked, command)
-        if asked.number is None:
-            return Answer("confused")
-        pull = calls.pull(asked.number)
-        note_pull(sender, asked.repository_id, pull)
-        return _VERBS[command.verb](sender, Order(asked, command, pull))
+        return _suite(sender, asked) if asked.kind == SUITE else _obey(sender, calls, asked)
     except Unreachable:
         raise
     except TrainForgeError as error:
         hint = f"\n\n{code(error.hint, 300)}" if error.hint else ""
         return Answer("confused", f"{code(error.message, 600)}{hint}")
+
+
+def _obey(sender: Sender, calls: Calls, asked: Asked) -> Answer:
+    command = parse_command(asked.words)
+    if command.problem or command.verb is None:
+        return Answer("confused", command.problem)
+    if asked.job:
+        return _button(sender, asked, command)
+    if asked.number is None:
+        return Answer("confused")
+    pull = calls.pull(asked.number)
+    note_pull(sender, asked.repository_id, pull)
+    if not pull.open and command.verb != "stop":
+        return Answer("confused", "this pull request is not open")
+    return _VERBS[command.verb](sender, Order(asked, command, pull))
 
 
 def note_pull(sender: Sender, repository_id: str, pull: PullFacts) -> None:
@@ -116,6 +124,31 @@ def _again(sender: Sender, row: RowMapping, asked: Asked) -> str:
     return again
 
 
+# --- all checks of a commit ------------------------------------------------------------------------------
+
+
+def _suite(sender: Sender, asked: Asked) -> Answer:
+    """Runs those jobs of a commit again that have a check run and have ended: what failed, else all."""
+    jobs = [row for row in sender.store.jobs_at(asked.repository_id, asked.words) if is_told(row)]
+    ended = _newest_ended(jobs)
+    chosen = [row for row in ended if not is_green(row)] or ended
+    for row in chosen[:MOST_JOBS]:
+        _again(sender, row, asked)
+    if not chosen:
+        repo = sender.store.repository(asked.repository_id)
+        words = f"{asked.author} asked for all checks again, and no job of this commit has ended"
+        nothing = NewEvent(SOURCE, repo.id, repo.name, "ignored", words, new=asked.words)
+        sender.store.record_event(nothing, sender.now())
+        sender.bell.ring(EVENTS)
+    return Answer("+1")
+
+
+def _newest_ended(jobs: Sequence[RowMapping]) -> list[RowMapping]:
+    """The newest job of each manifest and cell, where it has ended."""
+    newest = {(row["manifest_path"], str(row["cell"])): row for row in jobs}
+    return [row for row in newest.values() if row["state"] in OUTCOMES]
+
+
 # --- comments ---------------------------------------------------------------------------------------------
 
 
@@ -127,8 +160,6 @@ def _plan(sender: Sender, order: Order) -> Answer:
 
 def _run(sender: Sender, order: Order) -> Answer:
     pull, named = order.pull, order.command.commit
-    if not pull.open:
-        return Answer("confused", "this pull request is not open")
     if pull.fork and not named:
         return Answer(
             "confused",
@@ -207,10 +238,8 @@ def _stop_all(sender: Sender, order: Order) -> Answer:
 
 
 def _retry_all(sender: Sender, order: Order) -> Answer:
-    """The newest job of each manifest and cell, where it has ended; a fork's commit was approved for it."""
-    jobs = sender.store.jobs_at(order.asked.repository_id, order.pull.head_sha)
-    newest = {(row["manifest_path"], str(row["cell"])): row for row in jobs}
-    ended = [row for row in newest.values() if row["state"] in OUTCOMES]
+    """A fork's commit was approved for what ran before."""
+    ended = _newest_ended(sender.store.jobs_at(order.asked.repository_id, order.pull.head_sha))
     for row in ended[:MOST_JOBS]:
         _again(sender, row, order.asked)
     return Answer("rocket") if ended else Answer("confused", "no job of this pull request has ended")

@@ -43,7 +43,7 @@ APP_PERMISSIONS = {
     "statuses": "write",
 }
 APP_EVENTS = (
-    "push", "create", "delete", "repository", "pull_request", "issue_comment", "check_run",
+    "push", "create", "delete", "repository", "pull_request", "issue_comment", "check_run", "check_suite",
     "workflow_dispatch", "repository_dispatch",
 )  # fmt: skip
 HOOK_EVENTS = ("push", "create", "delete", "repository", "pull_request", "issue_comment")

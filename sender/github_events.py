@@ -7,11 +7,11 @@ noting the same one twice must change nothing.
 from __future__ import annotations
 
 from trainforge.hooks.github_commands import find_command
-from trainforge.hooks.github_deliveries import CheckRun, Comment, Delivery, PullRequest
+from trainforge.hooks.github_deliveries import CheckRun, CheckSuite, Comment, Delivery, PullRequest
 from trainforge.hooks.github_report import RETRY, STOP
 from trainforge.sender.context import Sender
 from trainforge.sender.notify import GITHUB
-from trainforge.sender.store_commands import Asked
+from trainforge.sender.store_commands import BUTTON, COMMENT, SUITE, Asked
 from trainforge.sender.store_events import Repo
 from trainforge.sender.store_reports import Pull
 
@@ -39,6 +39,8 @@ def note(sender: Sender, repo: Repo, delivery: Delivery) -> str:
             words = _command(sender, repo, about)
         case CheckRun(action="rerequested" | "requested_action"):
             words = _button(sender, repo, about, delivery)
+        case CheckSuite(action="rerequested"):
+            words = _suite(sender, repo, about, delivery)
         case _:
             words = IGNORED
     if words != IGNORED:
@@ -51,7 +53,7 @@ def _command(sender: Sender, repo: Repo, said: Comment) -> str:
     if not line or not said.author:
         return IGNORED
     asked = Asked(
-        repo.id, f"comment:{said.comment}", said.author, line, comment_id=said.comment, number=said.number
+        repo.id, f"{COMMENT}:{said.comment}", said.author, line, comment_id=said.comment, number=said.number
     )
     if sender.store.add_command(asked, sender.now()):
         return f"{line[:80]} is noted"
@@ -60,13 +62,25 @@ def _command(sender: Sender, repo: Repo, said: Comment) -> str:
 
 def _button(sender: Sender, repo: Repo, run: CheckRun, delivery: Delivery) -> str:
     """Of our App's own check runs alone; another App's may bear any id."""
-    connection = sender.store.connection(repo.id)
     verb = RETRY if run.action == "rerequested" else run.identifier
-    if connection is None or connection.app_id is None or run.app != connection.app_id or not run.external_id:
+    if verb not in {STOP, RETRY} or not run.external_id or not _is_ours(sender, repo, run.app, delivery):
         return IGNORED
-    if verb not in {STOP, RETRY} or not delivery.sender:
-        return IGNORED
-    origin = f"button:{delivery.id}"
+    origin = f"{BUTTON}:{delivery.id}"
     asked = Asked(repo.id, origin, delivery.sender, f"/trainforge {verb}", job=run.external_id)
     sender.store.add_command(asked, sender.now())
     return f"{verb} of job {run.external_id[:8]} is noted"
+
+
+def _suite(sender: Sender, repo: Repo, suite: CheckSuite, delivery: Delivery) -> str:
+    """GitHub's "Re-run all checks"."""
+    if not _is_ours(sender, repo, suite.app, delivery):
+        return IGNORED
+    asked = Asked(repo.id, f"{SUITE}:{delivery.id}", delivery.sender, suite.head_sha)
+    sender.store.add_command(asked, sender.now())
+    return f"all checks of {suite.head_sha[:10]} again is noted"
+
+
+def _is_ours(sender: Sender, repo: Repo, app: int | None, delivery: Delivery) -> bool:
+    """Whether a check is of the App that the repository is connected by, and somebody asks for something."""
+    connection = sender.store.connection(repo.id)
+    return connection is not None and app is not None and app == connection.app_id and bool(delivery.sender)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 from sqlalchemy.engine import RowMapping
 
-from trainforge.config.gates import Verdict
+from trainforge.config.gates import Verdict, missed
 from trainforge.config.matrix import as_overrides, cell_name
 from trainforge.config.messages import OUTCOMES, PREPARE
 from trainforge.config.reasons import REASONS
@@ -23,6 +23,11 @@ def is_told(row: RowMapping) -> bool:
     """Whether GitHub is told of a job: not of one that somebody tries with keys of their own."""
     wanted: bool = row["source"] != PREPARE and row["overrides"] == as_overrides(row["cell"] or {})
     return wanted
+
+
+def is_green(row: RowMapping) -> bool:
+    """Whether a job has completed and missed no gate."""
+    return row["state"] == "completed" and not missed(_gates(row))
 
 
 def report_of(sender: Sender, connection: Connection, row: RowMapping) -> Report:

@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy.engine import RowMapping
 
 from trainforge.config.errors import NotFound, NotTrusted, TrainForgeError, Unreachable
+from trainforge.config.messages import OUTCOMES
 from trainforge.hooks.github_api import GitHubBusy, GitHubForbids
 from trainforge.hooks.github_calls import Calls, Reaction
 from trainforge.hooks.github_comment import MARKER, PullPlan, comment
@@ -27,10 +28,11 @@ from trainforge.sender import events
 from trainforge.sender.context import Sender
 from trainforge.sender.github_access import asking
 from trainforge.sender.github_asked import Answer, act, note_pull
+from trainforge.sender.github_dispatch import start
 from trainforge.sender.github_plans import plan_pull
 from trainforge.sender.github_reports import is_told, report_of
 from trainforge.sender.notify import GITHUB, JOBS
-from trainforge.sender.store_commands import Asked
+from trainforge.sender.store_commands import DISPATCH, Asked
 from trainforge.sender.store_github import Connection
 
 log = logging.getLogger(__name__)
@@ -201,6 +203,9 @@ class Teller:
             for asked in sender.store.open_commands(connection.repository_id, sender.now()):
                 if self._left <= 0 or sender.stopping:
                     return
+                if asked.kind == DISPATCH:
+                    start(sender, asked)
+                    continue
                 self._left -= 3
                 self._command(connection, calls(), asked)
 
@@ -240,7 +245,7 @@ class Teller:
             note_pull(sender, repository, facts)
         still = {facts.number for facts in found}
         for pull in sender.store.live_pulls(repository):
-            if pull["number"] not in still and not pull["stale"]:
+            if pull["open"] and pull["number"] not in still and not pull["stale"]:
                 sender.store.change_pull(repository, pull["number"], open=False, stale=False)
         self._listed[repository] = sender.now() + LIST_EVERY_S
 
@@ -252,6 +257,8 @@ class Teller:
             if pull["open"]:
                 pull = self._planned(pull)
                 self._comment(connection, calls, pull)
+            elif pull["planned"] and (pull["remote_id"] or pull["mark"]):
+                self._closed(connection, calls, pull)
         except (GitHubForbids, NotTrusted, GitHubBusy):
             raise
         except TrainForgeError as error:  # of this one alone: such as commits that git cannot bring now
@@ -263,6 +270,14 @@ class Teller:
                 "problem": str(error)[:500],
             }
             sender.store.change_pull(*where, **said)
+
+    def _closed(self, connection: Connection, calls: Callable[[], Calls], pull: RowMapping) -> None:
+        """Its comment goes on until the jobs of its head have ended; nothing is begun or planned for it."""
+        store, repository = self._sender.store, pull["repository_id"]
+        over = all(row["state"] in OUTCOMES for row in store.jobs_at(repository, pull["head_sha"]))
+        self._comment(connection, calls, pull)
+        if over:
+            store.change_pull(repository, pull["number"], planned="")
 
     def _refresh(self, calls: Calls, pull: RowMapping) -> RowMapping:
         sender, repository, number = self._sender, pull["repository_id"], pull["number"]
@@ -317,6 +332,8 @@ class Teller:
         number = pull["remote_id"]
         if number is None and pull["mark"]:
             number = calls().find_comment(pull["number"], _first_line(mark))
+        if number is None and not pull["open"]:
+            return
         try:
             if number is None:
                 number = calls().create_comment(pull["number"], body)

@@ -18,11 +18,14 @@ from trainforge.config.views import JobSummary
 from trainforge.sender import streams
 from trainforge.sender.context import Sender
 from trainforge.sender.pages import render, threaded
-from trainforge.sender.store_events import PUSH_SOURCES
+from trainforge.sender.store_events import PUSH_SOURCES, REPOSITORY_DISPATCH
 from trainforge.sender.store_listing import Listed, Wanted
 
 STATES = ("active", "pending", "planning", "dispatching", "running", "completed", "failed", "cancelled")
-SOURCES = (*PUSH_SOURCES, "schedule", "submit", "upload", "retry", "plan", "dispatch")
+SOURCES = (
+    *PUSH_SOURCES, "pull_request", "github", REPOSITORY_DISPATCH, "schedule", "submit", "upload", "retry",
+    "plan", "dispatch",
+)  # fmt: skip
 ROWS = 50
 LONGEST = 200
 _JOB_ID = re.compile(r"[a-z2-7]{8,26}\Z")

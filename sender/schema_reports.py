@@ -69,7 +69,7 @@ github_pulls = Table(
     _no("open"),
     Column("seen", Float, nullable=False),
     Column("plan", JSON(none_as_null=True)),  # what it would run, worked out once for each head and base
-    _text("planned"),  # the head and base that `plan` is for
+    _text("planned"),  # the head and base that `plan` is for; empty once it is closed and its jobs are over
     _no("asked"),  # somebody asked for the plan
     _no("stale"),  # something was said of it: the API is asked how it stands
     _text("mark"),  # of its comment, drawn before that is written: by it, it is found again

@@ -1,4 +1,4 @@
-"""What comments and buttons on GitHub asked for: written before it is done, done before it is answered."""
+"""What was asked for on GitHub: written before it is done, done before it is answered."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from trainforge.sender.database import Database
 from trainforge.sender.schema_reports import github_commands
+from trainforge.sender.store_events import EventStore, NewEvent, NewJob
 
 MOST_OPEN = 50  # of one repository; more are not taken on
 KEEP_S = 90 * 86_400.0
+# What `Asked.origin` begins with, by where it was asked.
+COMMENT, BUTTON, SUITE, DISPATCH = "comment", "button", "suite", "dispatch"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One command: of a comment at the pull request `number`, or of a button of `job`.
+    """One command: of a comment at the pull request `number`, of a button of `job`, or for a commit's jobs.
 
-    `origin` tells it from every other. `acted`: it was done or refused; `reaction` and `answer` say how.
+    `origin` tells it from every other. `words` are the command; of a suite the commit, of a dispatch the
+    request as JSON. `acted`: it was done or refused; `reaction` and `answer` say how.
     """
 
     repository_id: str
@@ -33,8 +36,12 @@ class Asked:
     answer: str = ""
     tries: int = 0
 
+    @property
+    def kind(self) -> str:
+        return self.origin.partition(":")[0]
 
-class CommandStore(Database):
+
+class CommandStore(EventStore):
     def add_command(self, asked: Asked, now: float) -> bool:
         """Whether it is taken on: a command counts once, and so many wait for an answer at most."""
         t = github_commands
@@ -68,6 +75,16 @@ class CommandStore(Database):
     def acted_on(self, asked: Asked, reaction: str, answer: str, now: float) -> None:
         """What was done is written with what there is to say about it."""
         self._change_command(asked, acted=now, reaction=reaction, answer=answer)
+
+    def record_asked(self, asked: Asked, event: NewEvent, jobs: list[NewJob], now: float) -> bool:
+        """What came of a command, with its jobs, at once with that it was done; whether it was not before."""
+        t = github_commands
+        mine = (t.c.repository_id == asked.repository_id, t.c.origin == asked.origin, t.c.acted.is_(None))
+        with self.write() as c:
+            if c.execute(sa.update(t).where(*mine).values(acted=now, answered=now)).rowcount == 0:
+                return False
+            self._add_event(c, event, jobs, now)
+            return True
 
     def answered(self, asked: Asked, now: float) -> None:
         self._change_command(asked, answered=now)

@@ -18,6 +18,7 @@ from trainforge.sender.schema_trust import pushes
 
 Decision = Literal["job", "ignored", "refused"]
 PUSH_SOURCES = ("push", "webhook", "hook", "poll", "watch")
+REPOSITORY_DISPATCH = "repository_dispatch"
 DELIVERY_LIFE_S = 30 * 86400.0  # GitHub offers redelivery for three days
 
 
@@ -242,9 +243,10 @@ class EventStore(Database):
         return [(event.reason, [jobs[job] for job in event.jobs if job in jobs]) for event in events]
 
     def count_triggers(self, repository_id: str, since: float) -> int:
-        """How many pushes to a repository have led to jobs since a moment."""
+        """How many pushes to a repository, or programs at GitHub, have led to jobs since a moment."""
         t = s.events
-        pushes = (t.c.decision == "job", t.c.source.in_(PUSH_SOURCES), t.c.time >= since)
+        sources = (*PUSH_SOURCES, REPOSITORY_DISPATCH)
+        pushes = (t.c.decision == "job", t.c.source.in_(sources), t.c.time >= since)
         query = sa.select(sa.func.count()).where(t.c.repository_id == repository_id, *pushes)
         with self.read() as c:
             return int(c.execute(query).scalar_one())

@@ -38,12 +38,12 @@ class ReportStore(Database):
     # --- what a job is compared with --------------------------------------------------------------------
 
     def base_ref(self, repository_id: str, commit: str) -> str:
-        """The branch that an open pull request would bring a commit to; empty where there is none."""
+        """The branch that a pull request brings a commit to, an open one first; empty where there is none."""
         p = github_pulls
         query = (
             sa.select(p.c.base_ref)
-            .where(p.c.repository_id == repository_id, p.c.head_sha == commit, p.c.open.is_(True))
-            .order_by(p.c.number)
+            .where(p.c.repository_id == repository_id, p.c.head_sha == commit)
+            .order_by(p.c.open.desc(), p.c.number)
         )
         with self.read() as c:
             branch = c.execute(query.limit(1)).scalar()
@@ -194,10 +194,11 @@ class ReportStore(Database):
             )
 
     def live_pulls(self, repository_id: str) -> Sequence[RowMapping]:
-        """Those that are open, or of which something was said."""
+        """Those that are open, of which something was said, or whose comment has not come to its end."""
         p = github_pulls
+        told = sa.and_(sa.or_(p.c.remote_id.is_not(None), p.c.mark != ""), p.c.planned != "")
         query = sa.select(p).where(
-            p.c.repository_id == repository_id, sa.or_(p.c.open.is_(True), p.c.stale.is_(True))
+            p.c.repository_id == repository_id, sa.or_(p.c.open.is_(True), p.c.stale.is_(True), told)
         )
         with self.read() as c:
             return c.execute(query.order_by(p.c.number).limit(MOST)).mappings().all()

@@ -26,7 +26,7 @@ from trainforge.hooks.github_deliveries import (
     WorkflowDispatch,
     parse_delivery,
 )
-from trainforge.sender import actions, github_events, github_hooks
+from trainforge.sender import actions, github_dispatch, github_events, github_hooks
 from trainforge.sender.context import Sender
 from trainforge.sender.github_hooks import Source, github_key
 from trainforge.sender.problems import read_body
@@ -64,19 +64,25 @@ def _note(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery)
     if sender.store.knows_delivery("github", delivery.id):
         return "known", "this delivery has been here before"
     github_hooks.note_seen(sender, source, repo, delivery)
-    about = delivery.about
-    if isinstance(about, Other):
-        words = "" if delivery.event == "ping" else github_events.IGNORED
-    elif repo is None and delivery.repository is not None:
-        words = UNKNOWN
-    elif isinstance(about, RefMoved | WorkflowDispatch | RepositoryDispatch):
-        words = ""
-    else:
-        words = github_hooks.note(sender, source, repo, delivery)
-        if not words and repo is not None:
-            words = github_events.note(sender, repo, delivery)
+    answer = _follow(sender, source, repo, delivery)
     sender.store.first_delivery("github", delivery.id, sender.now())
-    return ("ignored", words) if words in (UNKNOWN, github_events.IGNORED) else ("accepted", words)
+    return answer
+
+
+def _follow(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> tuple[str, str]:
+    about = delivery.about
+    if isinstance(about, Other) and delivery.event != "ping":
+        return "ignored", github_events.IGNORED
+    if repo is None and delivery.repository is not None and delivery.event != "ping":
+        return "ignored", UNKNOWN
+    if isinstance(about, Other | RefMoved):
+        return "accepted", ""
+    if repo is not None and isinstance(about, WorkflowDispatch | RepositoryDispatch):
+        return github_dispatch.note(sender, source, repo, delivery)
+    words = github_hooks.note(sender, source, repo, delivery)
+    if not words and repo is not None:
+        words = github_events.note(sender, repo, delivery)
+    return ("ignored" if words == github_events.IGNORED else "accepted"), words
 
 
 async def _on_push(sender: Sender, source: Source, repo: Repo | None, delivery: Delivery) -> Response:

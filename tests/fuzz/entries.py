@@ -38,7 +38,8 @@ from trainforge.hooks import addresses, forges, gitrun, oidc, scripts, triggers
 from trainforge.hooks.bundle import Bundle, Limits
 from trainforge.hooks.bundle_names import BundleRefused
 from trainforge.hooks.github import PushHint
-from trainforge.hooks.github_deliveries import parse_delivery
+from trainforge.hooks.github_deliveries import RepositoryDispatch, parse_delivery
+from trainforge.hooks.github_dispatch import read_request
 from trainforge.sender import api, compat_network, direct, planned, preview, text, uploads
 from trainforge.sender.auth import basic_password
 
@@ -55,6 +56,8 @@ DELIVERIES = (
     b'{"login":"ada"},"body":"/trainforge run"},"repository":{"id":1,"full_name":"o/r"}}',
     b'check_run\n{"action":"requested_action","requested_action":{"identifier":"stop"},"check_run":{"id":3,'
     b'"name":"x","head_sha":"' + b"a" * 40 + b'"},"repository":{"id":1,"full_name":"o/r"}}',
+    b'repository_dispatch\n{"action":"trainforge","branch":"main","client_payload":{"ref":"x","set":{"a":1}},'
+    b'"repository":{"id":1,"full_name":"o/r"}}',
     b'installation\n{"action":"deleted","installation":{"id":1,"app_id":2,"account":{"login":"a"}}}',
 )
 PUSH = (
@@ -116,8 +119,10 @@ def delivery(data: bytes) -> None:
     event, _, body = data.partition(b"\n")
     try:
         found = parse_delivery(words(event), "12345678-abcd", body)
+        if isinstance(found.about, RepositoryDispatch):
+            assert read_request(found.about.payload, found.about.branch).ref[:5] in {"", "refs/"}
     except MessageInvalid as error:
-        assert error.status == 400
+        assert error.status in {400, 422}
         return
     if found.repository is not None:
         assert isinstance(found.repository.number, int)

@@ -105,6 +105,38 @@ def test_off_and_run(site: Hub) -> None:
     assert [job.commit for job in site.jobs()] == [head(site, number)]
 
 
+def test_the_comment_of_a_closed_pull_request_goes_on_until_its_jobs_have_ended(site: Hub) -> None:
+    number = opened(site)
+    job = site.job(head(site, number), "refs/heads/change")
+    site.look()
+    site.github.close_pull(site.found, number, "grace")
+    hear(site, number, open_=False)
+    (told,) = ours(site)
+    assert "⏳" in told
+    site.ahead += 2000  # until the open ones are listed again
+    Teller(site.sender).look()
+    site.change(job, state="completed", metrics={"accuracy": 0.95})
+    Teller(site.sender).look()
+    (told,) = ours(site)
+    assert "✅" in told and "0.95" in told
+    for verb in ("run", "plan", "retry"):
+        say(site, number, "grace", f"/trainforge {verb}")
+        assert ours(site)[-1] == "@grace this pull request is not open"
+    assert [one.id for one in site.jobs()] == [job], "nothing is begun for it"
+    asked = len(site.github.asked("PATCH", "issues/comments"))
+    site.job(head(site, number), "refs/heads/change", rerun="1")
+    Teller(site.sender).look()
+    assert len(site.github.asked("PATCH", "issues/comments")) == asked, "it has come to its end"
+
+
+def test_nothing_is_written_at_a_pull_request_that_was_closed_before(site: Hub) -> None:
+    number = opened(site, {"notes.txt": "hello"})
+    site.github.close_pull(site.found, number, "grace")
+    site.job(head(site, number), "refs/heads/change")
+    hear(site, number, open_=False)
+    assert ours(site) == []
+
+
 def test_pull_requests_are_found_without_deliveries(site: Hub) -> None:
     site.push({"trainforge.yaml": CHANGED}, "change")
     site.github.open_pull(site.found, "change", "grace")

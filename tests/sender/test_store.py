@@ -330,7 +330,9 @@ def test_a_job_is_compared_with_its_pull_requests_base(store: Store, project: Re
     store.change_pull(project.id, 3, stale=False)
     assert [row["number"] for row in store.live_pulls(project.id)] == [3]
     store.put_pull(replace(pull, open=False), 3.0)
-    assert (store.live_pulls(project.id), store.base_ref(project.id, "b" * 40)) == ([], "")
+    assert (store.live_pulls(project.id), store.base_ref(project.id, "b" * 40)) == ([], "refs/heads/dev")
+    store.put_pull(replace(pull, number=4, base_ref="main"), 3.0)
+    assert store.base_ref(project.id, "b" * 40) == "refs/heads/main", "the open one"
     row = store.job(job)
     with store.write() as c:
         c.execute(sa.update(jobs).values(state="completed", metrics={"loss": 1.0}))

@@ -281,14 +281,33 @@ class People(Base):
         suite = base["check_suite"] | {"head_sha": known["head_sha"], "head_branch": (branches or [None])[0]}
         app = self.apps[known["app"]["id"]]
         suite |= {"app": app_json(app, self.api, self.site), "pull_requests": []}
+        payload = action | {"check_run": base | known | {"check_suite": suite}}
+        self.later(self._tell_app, app, "check_run", payload, found, login)
+
+    def rerequest_all(self, found: Repository, app: App, commit: str, login: str) -> None:
+        """ "Re-run all checks" of an App at a commit."""
+        base = next(one for one in webhook_examples()["check_suite"] if one["action"] == "rerequested")[
+            "check_suite"
+        ]
+        suite = base | {"head_sha": commit, "after": commit, "head_branch": None, "pull_requests": []}
+        suite |= {"app": app_json(app, self.api, self.site)}
+        self.later(
+            self._tell_app, app, "check_suite", {"action": "rerequested", "check_suite": suite}, found, login
+        )
+
+    def start_workflow(self, found: Repository, app: App, login: str, ref: str = "refs/heads/main") -> None:
+        """Somebody presses "Run workflow"."""
+        payload = {"inputs": None, "ref": ref, "workflow": ".github/workflows/train.yml"}
+        self.later(self._tell_app, app, "workflow_dispatch", payload, found, login)
+
+    def _tell_app(self, app: App, event: str, payload: Json, found: Repository, login: str) -> None:
         installation = next(one.id for one in self.installations.values() if one.app == app.id)
-        payload = action | {
-            "check_run": base | known | {"check_suite": suite},
+        whole = payload | {
             "repository": found.simple_json(),
             "sender": user(login, self.api, self.site),
             "installation": {"id": installation, "node_id": ""},
         }
-        self.later(deliver, app.hook, "check_run", payload, found.id)
+        deliver(app.hook, event, whole, found.id)
 
     # --- moving ------------------------------------------------------------------------------------------
 
@@ -332,7 +351,7 @@ def _pushed_commit(found: Repository, sha: str) -> Json:
 # What GitHub wants for an event in a manifest; an App need not ask for `installation`, and may not.
 _NEEDED = {
     "issue_comment": "issues", "pull_request": "pull_requests", "check_run": "checks",
-    "repository": "metadata",
+    "check_suite": "checks", "repository": "metadata",
 }  # fmt: skip
 
 
