@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from trainforge.config.counters import measured
 from trainforge.config.gates import BaseResult, Verdict, change
 from trainforge.config.matrix import cell_name
 from trainforge.config.messages import Capabilities, GpuUse, MetricValues, Outcome
@@ -298,7 +299,7 @@ def _failure(record: JobRecord) -> list[str]:
 
 
 def _metrics(record: JobRecord) -> list[str]:
-    final = {name: value for name, value in final_metrics(record.metrics).items() if name != "progress"}
+    final = measured(final_metrics(record.metrics))
     if not final:
         return []
     lines = ["## Metrics", "", *metric_table(final, record.base), ""]

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from trainforge.config.counters import COUNTERS
 from trainforge.config.errors import ManifestError
 from trainforge.config.manifest import parse_manifest
 from trainforge.config.views import JobDetail
@@ -20,7 +21,6 @@ from trainforge.sender.pages import render, threaded
 
 MOST_JOBS = 24
 _LESS_IS_BETTER = re.compile(r"loss|err|perplexity|ppl|\bmae\b|mse|time|seconds|latency", re.IGNORECASE)
-_NEUTRAL = frozenset({"progress", "epoch", "epochs", "step", "total_steps", "max_steps", "total_epochs"})
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def measured(metrics: Sequence[Mapping[str, Any]], modes: Mapping[str, str]) -> 
 
     `modes` says of some whether `min` or `max` is best, as a manifest does; a name tells of the others.
     """
-    names = sorted({name for one in metrics for name in one} - _NEUTRAL)
+    names = sorted({name for one in metrics for name in one} - COUNTERS)
     return [_measured(name, [one.get(name) for one in metrics], modes.get(name, "")) for name in names]
 
 

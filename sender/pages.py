@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from trainforge.config.counters import measured
 from trainforge.config.errors import NotTrusted, TrainForgeError
 from trainforge.config.matrix import cell_name
 from trainforge.config.views import LogLine
@@ -51,6 +52,7 @@ def environment(now: Callable[[], float], asset: Callable[[str], str]) -> Enviro
         "who": _who,
         "clock": lambda time: text.iso(time)[11:19],
         "cell": cell_name,
+        "measured": measured,
         "pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False),
         "path": lambda path: quote(str(path), safe="/"),
     }

@@ -13,7 +13,7 @@ import pytest
 from support.commands import Cli
 from trainforge import cli as command_line
 from trainforge.client import refusal
-from trainforge.commands.common import table, waiting_words
+from trainforge.commands.common import metrics_text, table, waiting_words
 from trainforge.config import errors
 
 HEAVY = {"pydantic", "rich", "yaml", "httpx2", "git", "sqlalchemy", "starlette", "torch", "psutil"}
@@ -99,6 +99,10 @@ def test_a_reason_is_said_once_for_all_its_executors(
     assert waiting_words({"*": "no executor has joined yet"}) == ["no executor has joined yet"]
     table(("JOB", "WHY"), [("k3f9", "wrong:\n  here\n  there\n"), ("b2", "")])
     assert capsys.readouterr().out == "JOB   WHY\nk3f9  wrong: (and 2 more lines)\nb2\n"
+
+
+def test_what_only_counts_is_no_metric() -> None:
+    assert metrics_text({"loss": 0.5, "step": 3, "total_steps": 3, "progress": 1.0}) == "loss=0.5"
 
 
 def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> None:

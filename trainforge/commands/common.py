@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from trainforge.config.counters import measured
 from trainforge.config.errors import ManifestError, NotFound, TrainForgeError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def number_text(value: object) -> str:
 
 
 def metrics_text(metrics: dict[str, Any]) -> str:
-    shown = [f"{name}={number_text(value)}" for name, value in metrics.items() if name != "progress"]
+    shown = [f"{name}={number_text(value)}" for name, value in measured(metrics).items()]
     return "  ".join(shown)
 
 
