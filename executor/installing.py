@@ -185,7 +185,8 @@ def _by_uv(program: str, aside: Path, base: str, recipe: Recipe, setup: Setup) -
         setup.run(wheels, cwd=recipe.cwd, env=env, code=CODE, before=before)
         to_build = project and bool(local_packages(recipe.wanted.file or aside))
     except NodeFailed as failed:
-        if not _TO_BUILD.search(failed.message):
+        said = failed.message.partition("\n")[2]  # after the command, which names such options itself
+        if not _TO_BUILD.search(said):
             raise
         to_build = True
     walls.hand_over([aside])

@@ -256,6 +256,26 @@ def test_what_is_built_for_a_job_reaches_no_cache_of_others(tmp_path: Path, name
     made.remove()
 
 
+def test_what_cannot_be_fetched_is_not_built(tmp_path: Path) -> None:
+    made, log = walls(tmp_path), tmp_path / "setup.log"
+    work = made.folder / "work"
+    work.mkdir()
+    (work / "requirements.txt").write_text("trainforge-has-no-such-package\n")
+    manifest = parse_manifest(
+        BARE.replace("t.py", "t.py, requirements: requirements.txt") + "environment: {mode: isolated}\n"
+    )
+    env = {**os.environ, "UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "uv")}
+    with pytest.raises(NodeFailed, match="trainforge-has-no-such-package"):
+        environment.prepare(
+            manifest,
+            environment.Place(work, tmp_path / "m" / "cache", made),
+            Setup(log, time.monotonic() + 100, lambda: False),
+            env,
+        )
+    assert "have to be built" not in log.read_text()
+    made.remove()
+
+
 def test_data_of_the_machine_need_its_owners_word(double: SenderDouble, tmp_path: Path) -> None:
     (tmp_path / "private.csv").write_text("1,2")
     (tmp_path / "signals").mkdir()
