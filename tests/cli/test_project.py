@@ -74,6 +74,7 @@ def test_init_adds_to_a_project_what_it_lacks(
     assert done.returncode == 0, done.stderr
     assert "added: a git repository" in done.stderr
     assert "added: the remote trainforge" in done.stderr
+    assert "git push trainforge HEAD" in done.stderr, "which needs no branch to follow another"
     url = "http://127.0.0.1:8420/git/llama-finetune.git"
     assert git("remote", "get-url", "trainforge").strip() == url
     assert "git-credential" in git("config", "--get-all", "credential.http://127.0.0.1:8420.helper")

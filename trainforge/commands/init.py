@@ -67,7 +67,7 @@ def _suggest(path: Path, *, made: bool, remote: str) -> None:
     if not made:
         next_step("git add . && git commit --message 'Train with TrainForge'")
     if remote:
-        next_step("git push trainforge main" if made else "git push trainforge", "trainforge submit .")
+        next_step(f"git push trainforge {'main' if made else 'HEAD'}", "trainforge submit .")
     else:
         next_step("python train.py", "trainforge sender start")
 
