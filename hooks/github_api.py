@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urljoin, urlsplit
 
 from trainforge.config.errors import Conflict, Forbidden, NotFound, NotTrusted, TrainForgeError, Unreachable
 from trainforge.hooks.addresses import AddressRefused
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 GITHUB = "https://api.github.com"
 TIMEOUT_S = 15
-LONGEST_WAIT_S = 10.0  # waited for here; whoever asked comes back by itself after a longer time
-TRIES = 4
+TRIES, MOST_MOVES = 4, 3
 BACKOFF_S = 0.25  # doubled with each try
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,38})/[A-Za-z0-9._-]{1,100}\Z")
 _SECONDARY = ("secondary rate limit", "abuse detection")
@@ -71,6 +70,7 @@ class AppAccess:
 
 
 Access = TokenAccess | AppAccess
+Client = TypeVar("Client", "Github", "GithubIntegration")
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,13 @@ class Facts:
 
 
 class GitHubApi:
-    """GitHub's API for one token or App. Every method raises the errors of this module on a refusal."""
+    """GitHub's API for one token or App. Every method raises the errors of this module on a refusal.
 
-    def __init__(self, access: Access, api_url: str = GITHUB) -> None:
-        self.access, self.api_url = access, api_url
+    With the `number` of a repository an App's tokens are for that one, whatever it is called by now.
+    """
+
+    def __init__(self, access: Access, api_url: str = GITHUB, number: int | None = None) -> None:
+        self.access, self.api_url, self.number = access, api_url, number
 
     @contextmanager
     def repository(self, full_name: str, permissions: Mapping[str, str]) -> Iterator[Repository]:
@@ -150,7 +153,8 @@ class GitHubApi:
         if not isinstance(self.access, AppAccess):
             raise GitHubRefuses("this is a token, not an App", hint="connect by an App for that")
         with refusals("GitHub, asked as an App,"):
-            client = GithubIntegration(auth=self._app_auth(), **_options(self.api_url))
+            made = GithubIntegration(auth=self._app_auth(), **_options(self.api_url))
+            client = _following(made, self.api_url)
             try:
                 yield client
             finally:
@@ -164,7 +168,8 @@ class GitHubApi:
         with self.app() as app:
             path = f"/repos/{owner}/{name}/installation"
             _, installation = app.requester.requestJsonAndCheck("GET", path)
-            body = {"repositories": [name], "permissions": dict(permissions)}
+            chosen = {"repositories": [name]} if self.number is None else {"repository_ids": [self.number]}
+            body = chosen | {"permissions": dict(permissions)}
             path = f"/app/installations/{int(installation['id'])}/access_tokens"
             _, made = app.requester.requestJsonAndCheck("POST", path, input=body)
         return Minted(str(made["token"]), time.time() + 3600)
@@ -192,7 +197,7 @@ class GitHubApi:
     def _client(self, token: str, *, lazy: bool = False) -> Github:
         from github import Auth, Github  # noqa: PLC0415
 
-        return Github(auth=Auth.Token(token), lazy=lazy, **_options(self.api_url))
+        return _following(Github(auth=Auth.Token(token), lazy=lazy, **_options(self.api_url)), self.api_url)
 
     def _app_auth(self) -> Auth.AppAuth:
         from github import Auth  # noqa: PLC0415
@@ -214,7 +219,7 @@ def convert_manifest(code: str, api_url: str = GITHUB) -> dict[str, Any]:
             "this is no code of GitHub's", hint="start again with `trainforge github connect --app`"
         )
     with refusals("GitHub"):
-        client = Github(**_options(api_url))
+        client = _following(Github(**_options(api_url)), api_url)
         try:
             _, made = client.requester.requestJsonAndCheck("POST", f"/app-manifests/{code}/conversions")
         finally:
@@ -228,49 +233,48 @@ def convert_manifest(code: str, api_url: str = GITHUB) -> dict[str, Any]:
 def _options(api_url: str) -> dict[str, Any]:
     from github.Consts import DEFAULT_USER_AGENT  # noqa: PLC0415
 
+    from trainforge.hooks.github_patience import Patience  # noqa: PLC0415
+
     return {
         "base_url": api_url,
         "timeout": TIMEOUT_S,
         "user_agent": f"trainforge {DEFAULT_USER_AGENT}",
         "per_page": 100,
-        "retry": _patience(),
+        "retry": Patience(total=TRIES - 1, backoff_factor=BACKOFF_S),
         # Its pauses between requests are for scripts: ours are few, and what GitHub asks for is kept to.
         "seconds_between_requests": 0,
         "seconds_between_writes": 0,
     }
 
 
-def _patience() -> Any:
-    """One policy for all requests, below PyGithub: short waits are waited, longer ones are an error.
+def _following(client: Client, api_url: str) -> Client:
+    """Have a client go where GitHub says that something is now, as after a repository was renamed.
 
-    What GitHub refused because of its limits (403 and 429 with `Retry-After`) was not done, so anything is
-    asked again; after a server's error only what can be done twice is.
+    PyGithub by itself loses the query on its way there, and takes a 307, which GitHub answers to changes,
+    for success.
     """
-    from urllib3.exceptions import MaxRetryError, ResponseError  # noqa: PLC0415
-    from urllib3.util.retry import Retry  # noqa: PLC0415
+    from trainforge.hooks.github_patience import Moved  # noqa: PLC0415
 
-    class Patience(Retry):
-        def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-            if status_code in (403, 429):
-                return bool(self.total) and has_retry_after
-            return bool(self.total) and status_code in (500, 502, 503, 504) and method.upper() != "POST"
+    requester = client.requester
+    plain, home = requester.requestJsonAndCheck, urlsplit(api_url)
 
-        def increment(
-            self, method: Any = None, url: Any = None, response: Any = None, *more: Any, **named: Any
-        ) -> Any:
-            wait = self.get_retry_after(response) if response is not None else None
-            if wait is not None and wait > LONGEST_WAIT_S:
-                raise MaxRetryError(named.get("_pool"), url or "", ResponseError("GitHub asks for patience"))  # type: ignore[arg-type]
-            return super().increment(method, url, response, *more, **named)
+    def ask(verb: str, url: str, parameters: Any = None, *more: Any, **named: Any) -> Any:
+        for _ in range(MOST_MOVES):
+            try:
+                return plain(verb, url, parameters, *more, **named)
+            except Moved as moved:
+                there = urlsplit(urljoin(f"{api_url}/", moved.location))
+                same = (there.scheme, there.hostname, there.port) == (home.scheme, home.hostname, home.port)
+                if not (same and moved.location):
+                    raise GitHubRefuses(
+                        f"{api_url} sends on to {moved.location[:100]!a}",
+                        hint="no token is sent there: check the address of the API",
+                    ) from None
+                url, parameters = there.geturl(), None
+        raise GitHubRefuses(f"{api_url} sends from one address to the next")
 
-    return Patience(
-        total=TRIES - 1,
-        backoff_factor=BACKOFF_S,
-        backoff_max=LONGEST_WAIT_S,
-        allowed_methods=None,
-        raise_on_status=False,
-        redirect=0,
-    )
+    requester.requestJsonAndCheck = ask  # type: ignore[method-assign]
+    return client
 
 
 # --- refusals -------------------------------------------------------------------------------------------

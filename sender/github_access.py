@@ -38,7 +38,7 @@ def app_secrets(app_id: int) -> str:
 
 def api_of(sender: Sender, connection: Connection) -> GitHubApi:
     """Raises NotFound when its token or key is gone."""
-    return GitHubApi(access_of(sender, connection), connection.api_url)
+    return GitHubApi(access_of(sender, connection), connection.api_url, connection.number)
 
 
 def access_of(sender: Sender, connection: Connection) -> Access:
@@ -90,7 +90,7 @@ def git_credential(sender: Sender, repository_id: str, url: str) -> GitCredentia
     with _minting:
         kept = sender.minted.get(repository_id)
         if kept is None or kept.expires - sender.now() < RENEW_S:
-            kept = GitHubApi(access, connection.api_url).mint(connection.full_name, WRITE)
+            kept = api_of(sender, connection).mint(connection.full_name, WRITE)
             sender.minted[repository_id] = kept
     return _credential(kept.token)
 

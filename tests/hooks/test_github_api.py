@@ -18,6 +18,7 @@ from trainforge.hooks import github_api
 from trainforge.hooks.addresses import AddressRefused
 from trainforge.hooks.github_api import (
     GITHUB,
+    TRIES,
     AppAccess,
     GitHubApi,
     GitHubBusy,
@@ -133,11 +134,40 @@ def test_lists_of_many_pages_are_read_to_the_end(github: GitHub, repo: Repositor
         assert [hook.config["url"][-1] for hook in repository.get_hooks()] == list("01234")
 
 
-def test_a_renamed_repository_is_found_by_its_old_name(github: GitHub, repo: Repository) -> None:
-    reading, old = api(github, repo), repo.full_name
+def test_a_renamed_repository_is_asked_and_told_by_its_old_name(github: GitHub, repo: Repository) -> None:
+    both, old = api(github, repo, repository_hooks="write"), repo.full_name
+    for number in range(3):
+        config = {"url": f"http://127.0.0.1:9/{number}", "content_type": "json"}
+        ask(both, repo, "/hooks", "POST", name="web", config=config, events=["push"])
     github.rename(repo, f"{repo.name}-new")
-    with reading.repository(old, {}) as repository:
-        assert repository.requester.requestJsonAndCheck("GET", f"/repos/{old}")[1]["id"] == repo.id
+    assert both.facts(old).full_name == repo.full_name
+    with both.repository(old, {}) as repository:
+        requester = repository.requester
+        for query in ("?per_page=2&page=2", ""):
+            more = {} if query else {"parameters": {"per_page": "2", "page": "2"}}
+            _, (last,) = requester.requestJsonAndCheck("GET", f"/repos/{old}/hooks{query}", **more)
+            assert last["config"]["url"].endswith("/2")
+        requester.requestJsonAndCheck("PATCH", f"/repos/{old}/hooks/{last['id']}", input={"active": False})
+        assert not repo.hooks[last["id"]].active
+        requester.requestJsonAndCheck("DELETE", f"/repos/{old}/hooks/{last['id']}")
+        assert last["id"] not in repo.hooks
+
+
+def test_a_token_is_sent_nowhere_else(github: GitHub, repo: Repository) -> None:
+    for elsewhere in (
+        "https://127.0.0.1/",
+        f"{github.site.rpartition(':')[0]}:9/",
+        "http://example.org/x",
+        "//x",
+        "",
+    ):
+        github.fail(307, path=f"{repo.name}$", Location=elsewhere)
+        with pytest.raises(GitHubRefuses, match="sends on to") as caught:
+            ask(api(github, repo), repo)
+        assert "address of the API" in caught.value.hint
+    github.fail(302, times=9, Location=f"{github.api}/repos/{repo.full_name}")
+    with pytest.raises(GitHubRefuses, match="from one address to the next"):
+        ask(api(github, repo), repo)
 
 
 def test_an_app_asks_by_a_token_for_one_repository_that_it_gives_back(
@@ -167,22 +197,40 @@ def test_an_app_asks_by_a_token_for_one_repository_that_it_gives_back(
     assert app.private_key not in repr(asked.access)
 
 
+def test_what_may_have_been_done_is_asked_for_again_only_where_that_does_no_harm() -> None:
+    """A connection that ends without an answer says nothing about what became of the request."""
+    with web_page() as (elsewhere, asked):
+        for method, times in (("POST", 1), ("PATCH", TRIES), ("GET", TRIES)):
+            asked.clear()
+            asking = GitHubApi(TokenAccess("x"), f"{elsewhere}/gone").repository("a/b", {})
+            with pytest.raises(Unreachable), asking as repository:
+                repository.requester.requestJsonAndCheck(method, "/repos/a/b", input={"body": "hello"})
+            assert asked == [method] * times
+
+
 def test_what_is_no_api_of_githubs_is_said_to_be_none(github: GitHub, repo: Repository) -> None:
-    with web_page() as elsewhere, pytest.raises(GitHubRefuses) as caught:
+    with web_page() as (elsewhere, _), pytest.raises(GitHubRefuses) as caught:
         GitHubApi(TokenAccess("secret-token"), elsewhere).facts(repo.full_name)
     assert "/api/v3" in str(caught.value)
     assert "secret-token" not in str(caught.value)
 
 
 @contextmanager
-def web_page() -> Iterator[str]:
-    """A server that answers everything with the same page."""
+def web_page() -> Iterator[tuple[str, list[str]]]:
+    """A server that answers everything with the same page, and below `/gone` with nothing."""
+    asked: list[str] = []
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            asked.append(self.command)
+            if self.path.startswith("/gone"):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                return
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"<html>Welcome</html>")
+
+        do_PATCH = do_POST = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
             return
@@ -191,7 +239,7 @@ def web_page() -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"http://127.0.0.1:{server.server_port}", asked
         finally:
             server.shutdown()
             thread.join()

@@ -240,16 +240,23 @@ def test_as_an_app_that_is_made_from_a_manifest(site: Web, github: GitHub, digit
     assert {"metadata": "read"} in [one.permissions for one in minted if one.revoked]
     assert not digits.hooks
     _lends_and_takes_back(site, github, digits)
-    # A comment that did not arrive is asked for again by the App as well.
+    # A comment that did not arrive is asked for again by the App as well, and a rename found.
     right, app.hook.url = app.hook.url, "http://127.0.0.1:9/"
     digits.run("update-ref", "refs/heads/topic", digits.commit_of("main"))
     github.comment(digits, github.open_pull(digits, "topic", "ada"), "ada", "hello")
+    github.rename(digits, "numbers")
     github.settle()
+    (connection,) = site.sender.store.connections()
+    with pytest.raises(TrainForgeError):
+        events.handle_hint(site.sender, connection.repository_id, "poll")
+    github_sweep.sweep(site.sender)
+    github.settle()
+    assert site.get("/api/github")["connections"][0]["full_name"] == "ada/numbers"
     app.hook.url = right
     github_sweep.sweep(site.sender)
     github.settle()
     again = [one["event"] for one in app.hook.deliveries if one["redelivery"] and one["status_code"] == 202]
-    assert sorted(again) == ["issue_comment", "pull_request"]
+    assert sorted(again) == ["issue_comment", "pull_request", "repository"]
     github.uninstall(installation)
     assert site.get("/api/github")["connections"][0]["problem"] == "the App was uninstalled"
 

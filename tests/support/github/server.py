@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import jwt
 
@@ -164,7 +164,8 @@ class GitHub(People):
     ) -> tuple[int, dict[str, str], Any]:
         limits = self.rate.headers() | self._scopes(headers)
         try:
-            route, values = self._route(method, path)
+            path = self._named(path)
+            route, values = self._route(method, path, query)
             described = _path(route.path, values)
             asked = Asked(method, described, query, headers, body)
             if faults := request_faults(asked):
@@ -182,22 +183,31 @@ class GitHub(People):
             self.violations += [f"answer to {method} {path}: {fault}" for fault in faults]
         return status, limits | call.headers, value
 
-    def _route(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
+    def _named(self, path: str) -> str:
+        """Of a path with a repository's number, to which old names lead, the one with its name."""
+        number, _, below = path.removeprefix("/repositories/").partition("/")
+        if not path.startswith("/repositories/") or int(number) not in self.repositories:
+            return path
+        return f"/repos/{self.repositories[int(number)].full_name}{'/' if below else ''}{below}"
+
+    def _route(self, method: str, path: str, query: list[tuple[str, str]]) -> tuple[Route, dict[str, str]]:
         for route in _LONGEST_FIRST:
             if route.method == method and (match := _pattern(route.path).fullmatch(path)):
                 values = match.groupdict()
-                self._follow(values, path)
+                self._follow(method, values, path, query)
                 return route, values
         self.violations.append(f"{method} {path} is not among the routes of this GitHub")
         raise Refusal(404, "Not Found")
 
-    def _follow(self, values: dict[str, str], path: str) -> None:
-        """A repository that goes by another name now."""
+    def _follow(self, method: str, values: dict[str, str], path: str, query: list[tuple[str, str]]) -> None:
+        """A repository that goes by another name now: GitHub answers to changes with 307."""
         name = f"{values.get('owner')}/{values.get('repo')}"
         if name in self.old_names:
-            now = self.repositories[self.old_names[name]].full_name
-            target = self.api + path.replace(f"/repos/{name}", f"/repos/{now}", 1)
-            raise Refusal(301, "Moved Permanently", {"Location": target}, url=target)
+            below = path.removeprefix(f"/repos/{name}")
+            target = f"{self.api}/repositories/{self.old_names[name]}{below}"
+            target += f"?{urlencode(query)}" if query else ""
+            status = 301 if method == "GET" else 307
+            raise Refusal(status, "Moved Permanently", {"Location": target}, url=target)
 
     def _refuse(self, method: str, path: str, headers: dict[str, str]) -> None:
         """For reasons that have nothing to do with what is asked."""
