@@ -210,10 +210,6 @@ class ExecutorSettings(FileSettings):
             raise ValueError(f"tunnel_command goes with tunnel: command, but tunnel is {self.tunnel}")
         if self.tunnel != "none" and self.public_url:
             raise ValueError("public_url and a tunnel exclude each other: the tunnel says its own URL")
-        if self.endpoint_repository and self.connection == "pull":
-            raise ValueError(
-                "endpoint_repository goes with connection: push; who asks for work has no address"
-            )
         return self
 
 

@@ -64,7 +64,8 @@ class ExecutorIdentity(BaseModel):
         except FileNotFoundError as error:
             raise SettingsError(
                 "this executor has not joined a sender",
-                hint="run `trainforge executor join URL TOKEN`, with what `trainforge sender token` prints",
+                hint="run `trainforge executor join URL TOKEN`, with what `trainforge sender token` prints; "
+                "or, for `trainforge direct`, `trainforge executor trust KEY`",
             ) from error
         except (ValidationError, OSError) as error:
             raise SettingsError(f"{path} is damaged", hint="join the sender again") from error

@@ -41,7 +41,7 @@ def only_one(data_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise SettingsError(
                 f"an executor already runs in {data_dir}",
-                hint="stop it first, or give this one another data directory",
+                hint="stop it first, or name another --data-dir",
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -53,11 +53,16 @@ def run_executor(settings: ExecutorSettings, *, stop_jobs: bool = False) -> None
     """Serve the sender until SIGTERM or SIGINT. Running training goes on, unless `stop_jobs`.
 
     Raises:
-        SettingsError: not joined yet, an executor already runs in this data directory, or the machine
-            lacks what `isolation` demands.
+        SettingsError: not joined yet, an executor already runs in this data directory, an address is to
+            be announced that it will not have, or the machine lacks what `isolation` demands.
         Forbidden: the sender has removed this executor. GitTooOld: no usable git.
     """
     check_version()
+    if settings.endpoint_repository and settings.connection == "pull":
+        raise SettingsError(
+            "endpoint_repository goes with connection: push; who asks for work has no address",
+            hint="start it with --connection push, or leave endpoint_repository out",
+        )
     tell_the_terminal(debug=settings.debug)
     check_isolation(settings)
     with only_one(settings.data_dir):

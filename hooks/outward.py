@@ -22,7 +22,8 @@ MAX_URL = 2048
 _TEXT = re.compile(r"https?://[A-Za-z0-9._\-\[\]:]+(?:/[A-Za-z0-9._~%+@:,=()&/-]*)?\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?)*\Z")
 PRIVATE_HINT = (
-    "the sender's setting allow_private_endpoints, or --allow-private of `trainforge direct`, permits it"
+    "the sender's setting allow_private_endpoints, `trainforge direct --allow-private` "
+    "or the action's allow-private permits it"
 )
 
 

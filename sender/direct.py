@@ -17,31 +17,26 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx2
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from trainforge.config.errors import MessageInvalid, NotTrusted, TrainForgeError, Unreachable
 from trainforge.config.messages import Endpoint, JoinRequest
 from trainforge.config.settings import SenderSettings
-from trainforge.config.trust import (
-    SigningKey,
-    executor_id,
-    new_join_token,
-    public_jwk,
-    public_text,
-    sign_request,
-)
+from trainforge.config.trust import SigningKey, new_join_token, public_text, sign_request
 from trainforge.hooks.branch_files import read_folder
-from trainforge.hooks.outward import check_url, guarded_client
+from trainforge.hooks.gitfaults import GitAuthFailed
+from trainforge.hooks.outward import guarded_client
 from trainforge.hooks.triggers import EXECUTORS_BRANCH
 from trainforge.sender import actions, serve
+from trainforge.sender.announced import Standing, read_endpoint
 from trainforge.sender.app import LOOPS, make_app, open_sender
 from trainforge.sender.context import Sender
 from trainforge.sender.dispatch import prove
@@ -59,6 +54,7 @@ AGAIN_S, LOOK_AGAIN_S = 3.0, 60.0
 FIRST_TRY_S, START_S = 30.0, 30.0
 TOLD_S, LEAVE_S, END_S = 5.0, 5.0, 10.0  # what an end waits for at most, whoever does not answer
 MAX_MAIL = 16 * 1024 * 1024
+NO_TOKEN = "it is read without a token: set TRAINFORGE_GIT_TOKEN, or teach a credential helper of git's"  # noqa: S105
 PATHS = "/v1/"  # an executor asks for nothing else
 PASSED_ON = ("content-type", "tf-nonce", "retry-after")
 
@@ -75,17 +71,6 @@ class Direct:
 
 
 @dataclass
-class Standing:
-    """Whether an executor works for this run, or why not."""
-
-    endpoint: Endpoint
-    here: bool = False
-    busy: bool = False  # with another run
-    tried: bool = False
-    why: str = ""
-
-
-@dataclass
 class DirectSender:
     """Use as a context manager; `api` (a socket) and `token` are for the client of its API."""
 
@@ -95,7 +80,7 @@ class DirectSender:
     token: str = ""
     repository: str = ""
     standing: dict[str, Standing] = field(default_factory=dict)
-    problem: str = ""
+    unused: dict[str, TrainForgeError] = field(default_factory=dict)  # files that name nobody to go to
 
     @property
     def api(self) -> Path:
@@ -146,7 +131,11 @@ class DirectSender:
         sender.local_url = sender.base_url = ADDRESS
         self.token = sender.people.new_token("direct", sender.now(), role="admin")
         self.repository = actions.register(sender, wanted.repository, None).name
-        self.look()
+        try:
+            self.look()
+        except GitAuthFailed as error:
+            error.hint = error.hint if wanted.git_token else NO_TOKEN
+            raise
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(self.api))
         self.api.chmod(0o600)
@@ -176,11 +165,12 @@ class DirectSender:
             sender.data_dir / "announced.git", place.url, EXECUTORS_BRANCH, FOLDER,
             credential=place.credential, allow_file=place.local,
         )  # fmt: skip
+        self.unused = {}
         for path, data in found.items():
             try:
                 endpoint = read_endpoint(data, allow_private=self.wanted.allow_private)
             except TrainForgeError as error:
-                log.warning("%s on %s is not used: %s", path, EXECUTORS_BRANCH, error)
+                self.unused[path] = error
                 continue
             known = self.standing.get(endpoint.executor)
             if known is None:
@@ -368,27 +358,3 @@ def _read_answer(status: int, data: bytes) -> dict[str, Any]:
         detail, hint = str(said.get("detail", f"HTTP {status}"))[:500], str(said.get("hint", ""))[:200]
         raise TrainForgeError(detail, hint=hint, code=str(said.get("code", "refused"))[:50])
     return said
-
-
-def read_endpoint(data: bytes, *, allow_private: bool) -> Endpoint:
-    """An executor's own word on where it is, checked as far as that is possible without asking it.
-
-    Raises:
-        MessageInvalid: not an endpoint file. NotTrusted: its name and its key do not belong together.
-        AddressRefused: not an address to go to.
-    """
-    try:
-        endpoint = Endpoint.model_validate_json(data)
-    except ValidationError as error:
-        raise MessageInvalid(f"not an endpoint file: {error.errors()[0]['msg']}") from error
-    if executor_id(public_jwk(endpoint.public_key)) != endpoint.executor:
-        raise NotTrusted("the executor's id is not that of its key")
-    check_url(endpoint.public_url, allow_private=allow_private)
-    return endpoint
-
-
-def each(standings: list[Standing]) -> Iterator[str]:
-    """Who works for this run, and why the others do not, a line each."""
-    for one in sorted(standings, key=lambda one: one.endpoint.name):
-        state = "here" if one.here else one.why or "does not answer"
-        yield f"{one.endpoint.name} at {one.endpoint.public_url} ({one.endpoint.timestamp}): {state}"

@@ -16,8 +16,10 @@ from trainforge import ci, usergit
 from trainforge.client import Client
 from trainforge.config.errors import NotFound, SettingsError
 from trainforge.config.trust import SigningKey
+from trainforge.config.views import JobDetail
 from trainforge.runner import Runner
-from trainforge.sender.direct import ADDRESS, Direct, DirectSender, each
+from trainforge.sender.announced import each
+from trainforge.sender.direct import ADDRESS, Direct, DirectSender
 
 KEY = "TRAINFORGE_SIGNING_KEY"
 TOKEN = "TRAINFORGE_GIT_TOKEN"  # noqa: S105 - a variable's name
@@ -27,7 +29,11 @@ LAST_RESORT_S = 20.0  # from its report on; telling the executors and leaving th
 USERNAME = "x-access-token"
 INTERRUPTED = 130
 UNTOLD = "it ends what it trains when the next run comes, or after ten minutes"
-RESULT_HINT = "`trainforge executor trust KEY` and endpoint_repository make one announce itself there"
+NOBODY_HINT = (
+    "on a machine: `trainforge executor trust KEY`, then `trainforge executor start --connection push`, "
+    "which announces itself in what endpoint_repository names"
+)
+BEFORE_TRAINING = frozenset({"manifest_invalid", "timeout_queue", "policy_refused"})  # ends of no attempt
 
 
 @dataclass(frozen=True)
@@ -124,11 +130,15 @@ def train(
                 "executors": list(asked.executors),
                 "rerun": which.rerun,
             }
+            job = client.submit(request)
             try:
-                return ci.follow_to_end(client, runner, client.submit(request), asked)
+                code = ci.follow_to_end(client, runner, job, asked)
             except (KeyboardInterrupt, ci.TimedOut) as error:
                 _end_for_certain(error.exit_code if isinstance(error, ci.TimedOut) else INTERRUPTED)
                 raise
+            else:
+                _tell_of_before(runner, client.job(job.id))
+                return code
             finally:
                 for name in sender.wait_until_told():
                     runner.say(f"TrainForge: {name} does not answer: {UNTOLD}")
@@ -145,17 +155,24 @@ def _end_for_certain(code: int) -> None:
     threading.Thread(target=last_resort, name="last-resort", daemon=True).start()
 
 
+def _tell_of_before(runner: Runner, job: JobDetail) -> None:
+    """That this is what the commit came to earlier, for who thinks that it trained just now."""
+    if not job.attempts and job.result_commit and job.code not in BEFORE_TRAINING:
+        again = "running the workflow again" if runner.inside else "--rerun"
+        runner.say(f"TrainForge: nothing was trained now: the commit has that result; {again} trains it anew")
+
+
 def _gather(sender: DirectSender, runner: Runner, patience: float) -> None:
     runner.group("Executors")
     found = sender.wait_for_first()
-    runner.lines(each(found))
+    runner.lines(each(found, sender.unused))
     if patience and any(one.busy for one in found) and not any(one.here for one in found):
         runner.say("TrainForge: waiting until another run is over")
         sender.wait_for_free(time.monotonic() + patience)
     runner.end_group()
     if not any(one.here for one in found):
-        why = "; ".join(each(found)) or "none is announced on the branch trainforge-executors"
-        raise NotFound(f"no executor works for this run: {why}", hint=RESULT_HINT, code="no_executor")
+        why = "; ".join(each(found, sender.unused)) or "none is announced on the branch trainforge-executors"
+        raise NotFound(f"no executor works for this run: {why}", hint=NOBODY_HINT, code="no_executor")
 
 
 def _give_secrets(client: Client, repository: str, ref: str, environment: Mapping[str, str]) -> None:

@@ -222,6 +222,7 @@ def test_a_commit_trains_on_two_executors_and_its_result_is_published(world: Wor
     # It has its result: the next run finds that, and trains nothing.
     code, said = world.direct("--set", "training.params.lr=0.5", "--set", "training.params.name=x")
     assert (code, "completed" in said, "node 0 of 2" in said) == (0, True, False), said
+    assert "nothing was trained now: the commit has that result; --rerun trains it anew" in said
     assert len(world.results()) == 1
 
 
@@ -242,8 +243,12 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
     other.save(world.fleet.root / "other.key")
     told = (world.fleet.root / "other.key").read_text()
     world.push(STUBBORN + UNTIL_TOLD.format(go_on=str(world.fleet.signals / "go-on")), manifest("digits"))
+    public_only = world.begin("direct", "--plan")
     code, said = world.direct("--plan", TRAINFORGE_SIGNING_KEY=told)
     assert (code, said.count("it trusts another key") >= 2) == (5, True), said
+    said, _ = public_only.communicate(timeout=120)
+    assert public_only.returncode == 5
+    assert "executors/alpha.json: 127.0.0.1 is on a private network" in said
     first = world.begin(*DIRECT, "--executor", "alpha", "--set", "training.args=--stubborn")
     seen = _until(first, "training has begun")
     second = world.begin(

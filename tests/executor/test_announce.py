@@ -18,6 +18,7 @@ from support.sender_double import SenderDouble
 from support.waiting import wait_for
 from trainforge.config.errors import SettingsError
 from trainforge.config.settings import ExecutorSettings
+from trainforge.executor.program import run_executor
 from trainforge.hooks.git import init_bare
 from trainforge.hooks.git_http import Access, repository_path
 
@@ -96,6 +97,8 @@ def test_a_remote_that_refuses_is_tried_again(double: SenderDouble, server: Serv
         wait_for("the file", lambda: bool(_announced(server, "alpha")), 30)
 
 
-def test_who_asks_for_work_has_no_address_to_announce() -> None:
-    with pytest.raises((SettingsError, ValueError), match="endpoint_repository goes with connection: push"):
-        ExecutorSettings(endpoint_repository="https://example.org/x")
+def test_who_asks_for_work_has_no_address_to_announce(tmp_path: Path) -> None:
+    """Said when it starts: in the environment the setting is there for every command of the executor's."""
+    settings = ExecutorSettings(data_dir=tmp_path, endpoint_repository="https://example.org/x")
+    with pytest.raises(SettingsError, match="endpoint_repository goes with connection: push"):
+        run_executor(settings)

@@ -8,7 +8,7 @@ from trainforge.config.errors import MessageInvalid, NotTrusted
 from trainforge.config.messages import Capabilities, Endpoint
 from trainforge.config.trust import SigningKey, executor_id, parse_public_text, public_text
 from trainforge.hooks.addresses import AddressRefused
-from trainforge.sender.direct import read_endpoint
+from trainforge.sender.announced import read_endpoint
 
 KEY = SigningKey.generate()
 
