@@ -153,7 +153,7 @@ class Reconciler:
         begun = time.monotonic()
         try:
             placed = await self._decide(self.placing.run)
-        except Exception:
+        except Exception:  # what runs has to be looked after, whatever keeps others from being placed
             log.exception("planning failed")
         else:
             if placed:
@@ -272,7 +272,7 @@ class Reconciler:
                     await self._in(self._for_remotes, self.settle, job, step)
         except TrainForgeError as error:
             await asyncio.to_thread(self.unsettled, job, error)
-        except Exception as error:
+        except Exception as error:  # a bug is told as the reason, and tried again as a remote that is away
             log.exception("the result of job %s", job)
             failed = TrainForgeError(f"TrainForge itself failed: {error}")
             await asyncio.to_thread(self.unsettled, job, failed)

@@ -6,6 +6,7 @@ The file has no name in the sender's folder, so nothing of it outlives the reque
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Mapping
@@ -59,27 +60,25 @@ async def receive(
     sender.disk.refuse_without(int(announced) if announced.isdigit() else 0)
     folder = sender.data_dir / "uploads"
     folder.mkdir(mode=0o700, exist_ok=True)
-    file = await in_thread(lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 - the caller's to close
-    try:
-        async with asyncio.timeout(TIME_S):
-            async for chunk in request.stream():
-                sender.disk.refuse_when_low()
-                if data := reader.feed(chunk):
-                    await in_thread(file.write, data)
-        return Upload(reader.finish(), reader.filename, file)
-    except TrainForgeError:
-        file.close()
-        await let_finish(request)
-        raise
-    except ClientDisconnect:
-        file.close()
-        raise MessageInvalid("the upload was broken off", hint="send it again") from None
-    except TimeoutError:
-        file.close()
-        raise Unreachable(f"the upload took longer than {TIME_S:g} s", hint="try a faster line") from None
-    except BaseException:
-        file.close()
-        raise
+    with contextlib.ExitStack() as held:
+        made = await in_thread(lambda: tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
+        file = held.enter_context(made)
+        try:
+            async with asyncio.timeout(TIME_S):
+                async for chunk in request.stream():
+                    sender.disk.refuse_when_low()
+                    if data := reader.feed(chunk):
+                        await in_thread(file.write, data)
+            upload = Upload(reader.finish(), reader.filename, file)
+        except TrainForgeError:
+            await let_finish(request)
+            raise
+        except ClientDisconnect:
+            raise MessageInvalid("the upload was broken off", hint="send it again") from None
+        except TimeoutError:
+            raise Unreachable(f"the upload took longer than {TIME_S:g} s", hint="try a faster line") from None
+        held.pop_all()  # the file is the caller's to close
+        return upload
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import tempfile
@@ -48,23 +49,24 @@ def pack(path: Path, *, with_secrets: bool = False) -> Packed:
     Raises:
         TrainForgeError: nothing to pack; a link that leads elsewhere; what looks like a secret.
     """
-    if path.is_file():
-        return _checked(path.open("rb"), path.name, with_secrets=with_secrets)
-    if not path.is_dir():
-        raise NotFound(f"there is no {path}", hint="name a ZIP or a folder")
-    folder = path.resolve()
-    names = sorted(_listed(folder))
-    if not with_secrets:
-        _refuse_secrets(names)
-    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's to close
-    try:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in names:
-                _add(archive, folder, name)
-        return _checked(file, f"{folder.name or 'project'}.zip", with_secrets=True)
-    except BaseException:
-        file.close()
-        raise
+    with contextlib.ExitStack() as held:
+        if path.is_file():
+            file = held.enter_context(path.open("rb"))
+            packed = _checked(file, path.name, with_secrets=with_secrets)
+        elif path.is_dir():
+            folder = path.resolve()
+            names = sorted(_listed(folder))
+            if not with_secrets:
+                _refuse_secrets(names)
+            made = held.enter_context(tempfile.TemporaryFile())
+            with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+                for name in names:
+                    _add(archive, folder, name)
+            packed = _checked(made, f"{folder.name or 'project'}.zip", with_secrets=True)
+        else:
+            raise NotFound(f"there is no {path}", hint="name a ZIP or a folder")
+        held.pop_all()  # the file is the caller's to close
+        return packed
 
 
 def _refuse_secrets(names: Iterable[str]) -> None:
@@ -117,13 +119,9 @@ def _add(archive: zipfile.ZipFile, folder: Path, name: str) -> None:
 
 def _checked(file: BinaryIO, name: str, *, with_secrets: bool) -> Packed:
     """What the sender would refuse is refused here, before it is sent. Raises BundleRefused."""
-    try:
-        paths = [member.path for member in Bundle(file).files]
-        if not with_secrets:
-            _refuse_secrets(paths)
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
+    paths = [member.path for member in Bundle(file).files]
+    if not with_secrets:
+        _refuse_secrets(paths)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     return Packed(file, name, len(paths), size)

@@ -1,7 +1,7 @@
 """The command `trainforge`: its list of commands, and how errors leave the program.
 
-Only click is imported here. Each command lives in `trainforge.commands` and is imported when it is used,
-so that `trainforge --help` and shell completion answer at once.
+Little but click is imported here. Each command lives in `trainforge.commands` and is imported when it is
+used, so that `trainforge --help` and shell completion answer at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 
 import click
+
+from trainforge.config.errors import TrainForgeError
 
 # section -> command -> (module in trainforge.commands, one-line help)
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -135,8 +137,11 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001 - the process boundary; what is not expected goes on as it is
-        return _refused(error, as_json="--json" in arguments)
+    except TrainForgeError as error:
+        from trainforge.commands.common import show_error
+
+        show_error(error, as_json="--json" in arguments)
+        return error.exit_code
     return code if isinstance(code, int) else 0
 
 
@@ -145,15 +150,3 @@ def _say_misuse(error: click.ClickException) -> None:
 
     hint = "`--help` says how it is used"
     print_json({"error": {"code": "usage", "detail": error.format_message(), "hint": hint}})
-
-
-def _refused(error: Exception, *, as_json: bool) -> int:
-    """Show an expected refusal and return its exit code; anything else is a bug and raised again."""
-    from trainforge.config.errors import TrainForgeError
-
-    if not isinstance(error, TrainForgeError):
-        raise error
-    from trainforge.commands.common import show_error
-
-    show_error(error, as_json=as_json)
-    return error.exit_code
