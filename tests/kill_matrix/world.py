@@ -168,7 +168,7 @@ class World:
             self.fleet.start_executor(name, **self.started[name])
 
     def add(self, name: str, **settings: object) -> None:
-        self.fleet.join(name, self.fleet.api("POST", "/api/join-tokens")["token"])
+        self.fleet.invite(name)
         self.start(name, **settings)
 
     def dead(self) -> list[str]:

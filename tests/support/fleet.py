@@ -17,6 +17,8 @@ from support.databases import prepared
 from support.network import Network
 from support.processes import commands, kill_all
 from support.waiting import wait_for
+from trainforge.config.settings import ExecutorSettings
+from trainforge.executor.join import join as pair
 
 ENDED = {"completed", "failed", "cancelled"}
 
@@ -158,9 +160,16 @@ class Fleet:
         return about if about.get("pid") == self.processes["sender"].pid else None
 
     def add_executor(self, name: str, **settings: object) -> None:
-        token = self.api("POST", "/api/join-tokens")["token"]
-        self.join(name, token)
+        self.invite(name)
         self.start_executor(name, **settings)
+
+    def invite(self, name: str) -> None:
+        """Have it belong to the sender: by the command on a host of its own, else without a process."""
+        token = self.api("POST", "/api/join-tokens")["token"]
+        if self.on(name):
+            self.join(name, token)
+        else:
+            pair(self.url, token, ExecutorSettings(data_dir=self.root / name, name=name))
 
     def join(self, executor: str, token: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.cli(
