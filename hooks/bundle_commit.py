@@ -129,6 +129,8 @@ def _commit(repo: Path, aside: Path, files: Iterator[bytes], message: str, autho
     try:
         run(["update-ref", "--stdin"], git_dir=repo, input=lines.encode(), config=_CONFIG)
     except GitError as error:
+        if _where(repo, REF) == before:
+            raise
         raise GitRejected(f"somebody pushed to {repo.name} meanwhile", hint="upload it again") from error
     return Committed(commit, new=True, before=before)
 

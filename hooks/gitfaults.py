@@ -29,8 +29,6 @@ class GitUnreachable(GitError, Unreachable):  # noqa: N818
     """The remote cannot be reached, or is not well, at the moment: try again later."""
 
     code = "git_unreachable"
-    exit_code = 7
-    status = 503
 
 
 class GitTimeout(GitUnreachable):

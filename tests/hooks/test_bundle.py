@@ -7,6 +7,7 @@ import subprocess
 import time
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from trainforge.hooks.bundle import Bundle, Limits
 from trainforge.hooks.bundle_commit import arrange, commit_files
 from trainforge.hooks.bundle_names import BundleRefused
 from trainforge.hooks.git import init_bare
-from trainforge.hooks.gitrun import run
+from trainforge.hooks.gitrun import GitError, GitRejected, run
 
 FULL = 0xFFFFFFFF
 
@@ -210,3 +211,24 @@ def test_what_was_uploaded_before_keeps_its_commit_and_the_rest_is_a_history(tmp
     run(["update-ref", "-d", "refs/heads/main"], git_dir=repo)
     assert upload(b"1") != ""
     assert committed(repo) == {"main.py": ("100644", b"1")}
+
+
+def test_a_branch_that_cannot_be_set_is_told_from_one_that_moved(tmp_path: Path) -> None:
+    repo = tmp_path / "a.git"
+
+    def upload(data: bytes, meanwhile: Callable[[], None] = lambda: None) -> str:
+        bundle = Bundle(io.BytesIO(craft(Part(data=data))))
+        files = {member.path: member for member in bundle.files}
+        return commit_files(repo, bundle, files, message="x", author="ada", meanwhile=meanwhile).commit
+
+    def push() -> None:
+        run(["update-ref", "refs/heads/main", first], git_dir=repo)
+
+    first = upload(b"1")
+    upload(b"2")
+    with pytest.raises(GitRejected, match="pushed"):
+        upload(b"3", push)
+    (repo / "refs" / "heads" / "main.lock").touch()
+    with pytest.raises(GitError, match=r"main\.lock") as caught:
+        upload(b"4")
+    assert not isinstance(caught.value, GitRejected)
