@@ -14,6 +14,7 @@ from trainforge.config.manifest import RESULTS_BRANCH, Manifest, apply_overrides
 from trainforge.config.matrix import as_overrides, cell_key, expand
 from trainforge.hooks import triggers
 from trainforge.hooks.gitread import CommitInfo, ObjectReader, list_tree
+from trainforge.hooks.gitrun import GitNotFound, sanitise
 from trainforge.sender.store_events import NewJob, Repo
 
 MAX_MANIFESTS = 50
@@ -40,8 +41,12 @@ def read_commit(mirror: Path, commit: str) -> tuple[CommitInfo, list[ManifestFil
 
 
 def read_manifest(reader: ObjectReader, commit: str, path: str) -> ManifestFile:
+    """Raises GitNotFound: the commit has no such file."""
     try:
         blob, data = reader.file(commit, path, MAX_READ)
+    except GitNotFound as error:
+        words = f"there is no {sanitise(path, 200)} at {commit[:12]}"
+        raise GitNotFound(words, hint="name a manifest of this commit") from error
     except TooLarge as error:
         return ManifestFile(path, UNKNOWN_BLOB, problems=(_problem(error),))
     text = data.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -66,10 +66,26 @@ def test_machines_get_a_token_for_the_jobs_repository_alone(fleet: Fleet, tmp_pa
 
         # One that the sender polls with, and one that the machine had; each of the others was given back.
         wait_for("tokens given back", lambda: left() == [{"contents": "write"}] * 2, 20, lambda: str(left()))
+        _what_a_program_asks_for(fleet, github, mine)
         _what_came_while_it_was_down(fleet, github, digits, app)
         fleet.close()
         everything = b"".join(p.read_bytes() for p in (fleet.root / "alpha").rglob("*") if p.is_file())
         assert not [text for text in github.tokens if text.encode() in everything]
+
+
+def _what_a_program_asks_for(fleet: Fleet, github: GitHub, token: str) -> None:
+    """It cannot be had, and the events say why."""
+    asked = {"event_type": "trainforge", "client_payload": {"manifest": "other.yaml"}}
+    headers = {"Authorization": f"Bearer {token}"}
+    url = f"{github.api}/repos/ada/digits/dispatches"
+    assert httpx2.post(url, json=asked, headers=headers, trust_env=False).status_code == 204
+
+    def came() -> dict[str, str] | None:
+        events = fleet.api("GET", "/api/events")["events"]
+        return next((one for one in events if one["source"] == "repository_dispatch"), None)
+
+    event = wait_for("what came of it", came, 30, fleet.logs)
+    assert (event["decision"], "other.yaml" in event["reason"]) == ("refused", True), event
 
 
 def _what_came_while_it_was_down(fleet: Fleet, github: GitHub, digits: Repository, app: App) -> None:

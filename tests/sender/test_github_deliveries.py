@@ -95,7 +95,25 @@ def test_every_published_example_is_answered_within_a_second(site: Web) -> None:
     assert took[-10] < 1  # a machine that is busy with something else may hold some up
 
 
-@pytest.mark.parametrize("event", ["pull_request", "issue_comment", "check_run", "create", "installation"])
+def test_what_starts_nothing_is_an_event_that_says_why(site: Web, connected: Connection) -> None:
+    for event, words in {
+        "workflow_dispatch": "hello-world-workflow.yml was started by hand by ",
+        "repository_dispatch": "the event type is on-demand-test; trainforge alone starts a job",
+    }.items():
+        for payload in webhook_examples()[event]:
+            ours = payload | {"repository": payload["repository"] | {"id": NUMBER}}
+            answer = send(site, event, ours, "the new one", number=NUMBER).json()
+            assert (answer["status"], words in answer["reason"]) == ("ignored", True), answer
+            newest = next(one for one in site.get("/api/events")["events"] if one["source"] == event)
+            assert (newest["decision"], newest["reason"]) == ("ignored", answer["reason"])
+    for payload in webhook_examples()["check_suite"]:
+        answer = send(site, "check_suite", payload, "the new one", number=NUMBER).json()
+        assert answer["status"] == "ignored", "no check suite is a token's"
+
+
+@pytest.mark.parametrize(
+    "event", ["pull_request", "issue_comment", "check_run", "check_suite", "create", "installation"]
+)
 def test_what_is_signed_and_is_not_what_github_sends_is_refused(site: Web, event: str) -> None:
     whole = webhook_examples()[event][-1]
     for payload in (

@@ -158,7 +158,7 @@ def test_a_dispatch_that_cannot_be_is_refused_with_its_reason(desk: Desk) -> Non
         "not a usable path": {"manifest": "../../etc/passwd"},
         "digits has no refs/heads/nowhere": {"ref": "nowhere"},
         "this is the results branch": {"ref": "trainforge-results"},
-        "other.yaml": {"manifest": "other.yaml"},
+        "there is no other.yaml at ": {"manifest": "other.yaml"},
         "resources.node: unknown key; did you mean nodes?": {"set": {"resources.node": 2}},
         "no executor nobody is known": {"executors": ["nobody"]},
         "is on no branch or tag": {"commit": strange},
