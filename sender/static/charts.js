@@ -224,7 +224,7 @@ function settings(said, colours, several, range) {
     interaction: { mode: "nearest", axis: "x", intersect: false },
     scales: {
       x: { type: "linear", bounds: "data", ...line, ...ends, title: { display: true, text: said.along === "time" ? "seconds" : said.along, color: colours.dim, font: { size: 11 } } },
-      y: { type: said.log ? "logarithmic" : "linear", grace: said.log ? 0 : "4%", ...line },
+      y: { type: said.log ? "logarithmic" : "linear", ...line, ...(said.log ? {} : { afterDataLimits: room }) },
     },
     plugins: {
       legend: { display: several, position: "bottom", labels: { color: colours.ink, boxWidth: 10, boxHeight: 2, font: { size: 11 }, filter: (item) => item.text !== "" } },
@@ -233,6 +233,13 @@ function settings(said, colours, several, range) {
         label: (item) => `${item.dataset.label} ${shorten(item.parsed.y)}` } },
     },
   };
+}
+
+// A margin above and below, which reaches below zero only where values do.
+function room(axis) {
+  const margin = 0.04 * (axis.max - axis.min);
+  axis.min = axis.min >= 0 ? Math.max(0, axis.min - margin) : axis.min - margin;
+  axis.max += margin;
 }
 
 // A line's points; an attempt that begins anew begins a new stroke.

@@ -46,6 +46,7 @@ def test_charts_live_and_can_be_kept(chromium: Any, lively: Lively) -> None:
         figure.locator("canvas").wait_for()
         site.metric(job, loss=0.0123)
         sync_api.expect(figure.locator(".num")).to_have_text("0.0123")
+        assert page.evaluate("Object.values(Chart.instances).every((one) => one.scales.y.min >= 0)")
         page.get_by_label("Ranks").select_option("all")
         sync_api.expect(figure.locator("canvas")).to_have_attribute("aria-label", re.compile("rank 2 "))
         page.get_by_label("log scale").check()
