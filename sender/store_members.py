@@ -125,7 +125,8 @@ class MemberStore(Database):
         token = c.execute(spend.returning(t.c.approval, t.c.ephemeral, t.c.max_jobs)).first()
         if token is None:
             raise NotTrusted(
-                "this join token is unknown, used or expired", hint="ask the sender for a new one"
+                "this join token is unknown, used or expired",
+                hint="`trainforge sender token` prints a new one",
             )
         return token
 
@@ -136,7 +137,11 @@ class MemberStore(Database):
         if other is None:
             return
         if other.revoked is None:
-            raise Conflict(f"another executor is called {name}", hint="join under another name")
+            free = f"`trainforge executor remove {name}`"
+            raise Conflict(
+                f"another executor is called {name}",
+                hint=f"join with another --name, or free this one: {free}",
+            )
         former = f"{name[:45]}-{other.id}"
         c.execute(sa.update(t).where(t.c.id == other.id).values(name=former))
 

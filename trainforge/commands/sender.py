@@ -134,7 +134,8 @@ def status(as_json: bool) -> None:
     from trainforge.client import Client
 
     with Client.configured() as client:
-        health, executors, repositories = client.health(), client.executors(), client.repositories()
+        health, repositories = client.health(), client.repositories()
+        executors = [one for one in client.executors() if one.status != "revoked"]
         url = client.url
     if as_json:
         data = {
