@@ -334,7 +334,7 @@ class Agent:
             node = self.node(key)
             if node is not None:
                 # After its end that is how a forget order that is still on its way looks.
-                level = logging.WARNING if node.active else logging.DEBUG
+                level = logging.WARNING if node.active and not node.fenced else logging.DEBUG
                 log.log(level, "%s: the sender no longer knows it", told(key))
                 node.abandon()
         self._restoring.begin(reply.missing)
