@@ -231,7 +231,7 @@ def _show(settings: ExecutorSettings, here: str, *, as_json: bool) -> None:
         click.echo(f"    {_node(node)}: {node['waiting'] or 'on its way'}")
     asked = [node["job"][:8] for node in active if node["asked"]]
     if not about["running"]:
-        next_step(f"trainforge executor start{here}")
+        next_step(f"trainforge executor start{here}{'' if identity.sender_url else ' --connection push'}")
     elif asked:
         next_step(f"trainforge executor accept {asked[0]}{here}")
 
