@@ -13,7 +13,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from trainforge.config.errors import TrainForgeError
@@ -120,16 +119,10 @@ def settings(repo: Path, key: str) -> list[str]:
         return []
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """A commit of the work tree as it is; `clean` when that is the commit checked out."""
-
-    commit: str
-    clean: bool
-
-
-def snapshot(repo: Path, message: str) -> Snapshot:
+def snapshot(repo: Path, message: str) -> str:
     """Commit the work tree, untracked files included, without touching index, branch or files.
+
+    Where nothing has changed, it is the commit that is checked out.
 
     Raises:
         TrainForgeError: an untracked file is too large to be meant.
@@ -145,10 +138,10 @@ def snapshot(repo: Path, message: str) -> Snapshot:
         user_git(["add", "--all"], repo, env=env)
         tree = user_git(["write-tree"], repo, env=env)
     if parent and tree == user_git(["rev-parse", f"{parent}^{{tree}}"], repo):
-        return Snapshot(parent, clean=True)
+        return parent
     parents = ["-p", parent] if parent else []
     args = ["commit-tree", tree, *parents, "--no-gpg-sign", "-m", message]
-    return Snapshot(user_git(args, repo, env=identity(repo)), clean=False)
+    return user_git(args, repo, env=identity(repo))
 
 
 def _refuse_big_files(repo: Path) -> None:

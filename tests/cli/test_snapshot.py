@@ -55,28 +55,26 @@ def make_dirty(folder: Path, git: Git) -> None:
 def test_a_dirty_tree_is_committed_as_it_lies_there(repo: Path, git: Git) -> None:
     make_dirty(repo, git)
     before = fingerprint(repo, git)
-    taken = usergit.snapshot(repo, "Submit\n\n[skip train]")
+    commit = usergit.snapshot(repo, "Submit\n\n[skip train]")
     assert fingerprint(repo, git) == before
-    assert not taken.clean
-    listed = git("ls-tree", "-r", "-z", "--name-only", taken.commit).split("\0")[:-1]
+    listed = git("ls-tree", "-r", "-z", "--name-only", commit).split("\0")[:-1]
     assert listed == [".gitignore", "new dir/ünïcode.txt", "staged.py", "train.py"]
-    assert git("show", f"{taken.commit}:staged.py") == "staged, then changed\n"
-    assert git("rev-parse", f"{taken.commit}^") == git("rev-parse", "HEAD")
-    assert "[skip train]" in git("log", "-1", "--format=%B", taken.commit)
+    assert git("show", f"{commit}:staged.py") == "staged, then changed\n"
+    assert git("rev-parse", f"{commit}^") == git("rev-parse", "HEAD")
+    assert "[skip train]" in git("log", "-1", "--format=%B", commit)
 
 
 def test_a_clean_tree_is_its_own_commit(repo: Path, git: Git) -> None:
     (repo / "token.secret").write_text("ignored")
-    taken = usergit.snapshot(repo, "Submit")
-    assert taken.clean
-    assert taken.commit == git("rev-parse", "HEAD").strip()
+    commit = usergit.snapshot(repo, "Submit")
+    assert commit == git("rev-parse", "HEAD").strip()
 
 
 def test_a_repository_without_a_commit_can_be_submitted(folder: Path, git: Git) -> None:
     git("init", "-q", "-b", "main")
     (folder / "train.py").write_text("print(1)\n")
-    taken = usergit.snapshot(folder, "Submit")
-    assert git("ls-tree", "-r", "--name-only", taken.commit).split() == ["train.py"]
+    commit = usergit.snapshot(folder, "Submit")
+    assert git("ls-tree", "-r", "--name-only", commit).split() == ["train.py"]
     assert git("for-each-ref") == ""
     assert not (folder / ".git" / "index").exists()
 
@@ -101,11 +99,11 @@ def test_pushing_a_snapshot_leaves_no_trace_in_the_repository(repo: Path, git: G
     git("init", "-q", "--bare", str(bare))
     make_dirty(repo, git)
     before = fingerprint(repo, git)
-    taken = usergit.snapshot(repo, "Submit")
-    branch = usergit.submit_branch(taken.commit)
-    usergit.push(repo, str(bare), taken.commit, branch, None)
+    commit = usergit.snapshot(repo, "Submit")
+    branch = usergit.submit_branch(commit)
+    usergit.push(repo, str(bare), commit, branch, None)
     assert fingerprint(repo, git) == before
-    assert git("rev-parse", f"refs/heads/{branch}", cwd=bare).strip() == taken.commit
+    assert git("rev-parse", f"refs/heads/{branch}", cwd=bare).strip() == commit
     assert branch.startswith("trainforge/submit/")
 
 

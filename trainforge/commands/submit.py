@@ -128,13 +128,13 @@ def _push(client: Client, found: Project, remote: str) -> dict[str, Any]:
     name = project.builtin_name(client.url, url) or watched_name(client, url)
     subject = f"Submit {found.manifest.project.name} as it is in {usergit.user_name()}'s folder"
     # The marker keeps the sender from reading the push itself as another wish to train.
-    taken = usergit.snapshot(repo, f"{subject}\n\n[skip train]")
-    branch = usergit.submit_branch(taken.commit)
+    commit = usergit.snapshot(repo, f"{subject}\n\n[skip train]")
+    branch = usergit.submit_branch(commit)
     credential = project.credential_for(url, client.url, client.token, repo)
-    usergit.push(repo, url, taken.commit, branch, credential)
+    usergit.push(repo, url, commit, branch, credential)
     return {
         "repository": name,
-        "commit": taken.commit,
+        "commit": commit,
         "manifest_path": found.manifest_path,
         "ref": f"refs/heads/{branch}",
     }
