@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import httpcore2
+from hypothesis import HealthCheck, settings
 
 from support.databases import stop_postgres
 from support.engines import stop_engines
@@ -16,6 +17,10 @@ os.environ.setdefault("TRAINFORGE_EXECUTOR_CONTAINER_ENGINE", "none")
 
 # Each client of a test, most last for one request, would read all authorities of this machine: 20 ms of work.
 httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+
+# Property tests are judged by what they find, not by how busy the machine is.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 def pytest_configure() -> None:

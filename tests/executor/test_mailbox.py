@@ -110,6 +110,6 @@ def test_a_fetch_waits_for_the_first_request_and_no_longer_than_the_box_is_open(
 
     with ThreadPoolExecutor() as pool:
         taken = pool.submit(take)
-        assert begun.wait(10)
+        assert begun.wait(60)
         box.close()
         assert taken.result(10) == []

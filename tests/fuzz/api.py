@@ -32,7 +32,7 @@ CHECKS: list[CheckFunction] = [
     checks.response_schema_conformance,
     checks.negative_data_rejection,
 ]
-SLOW_S = 5.0
+SLOW_S = 15.0
 _REJECTED = [400, 401, 403, 404, 405, 409, 413, 422, 429]
 _CONFIG = {"checks": {"negative_data_rejection": {"expected-statuses": _REJECTED}}}
 

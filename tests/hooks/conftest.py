@@ -7,13 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 from support.repositories import ENVIRONMENT, Project, Server, serving_git
 from trainforge.hooks import git
-
-settings.register_profile("busy machines", deadline=None)
-settings.load_profile("busy machines")
 
 
 @pytest.fixture

@@ -324,7 +324,7 @@ def test_what_is_wrong_is_refused_and_changes_nothing(asked: Asked, name: str) -
     assert row.words in json.dumps([said.get(key) for key in ("detail", "hint", "place", "problems")])
     assert said["detail"].isprintable() or "\n" in said["detail"]
     assert len(answer.content) < 20_000
-    assert asked.took < 1 + len(row.body) / 2**20, f"{asked.took:.1f} s"
+    assert asked.took < 5 + len(row.body) / 2**20, f"{asked.took:.1f} s"
     assert asked.everything() == before
     asked.site.sender.strangers.take_back("127.0.0.1")
 

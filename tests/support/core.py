@@ -259,6 +259,6 @@ def serving(folder: Path, **settings: Any) -> Iterator[Core]:
             executor.client.close()
         sender.bell.close()
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         sender.store.close()
     assert not thread.is_alive()

@@ -104,7 +104,7 @@ def running(chosen: ExecutorSettings) -> Iterator[Agent]:
         agent.close(stop_jobs=False)
         for thread in threading.enumerate():
             if thread.name == "claims":
-                thread.join(5)
+                thread.join(60)
 
 
 def process(

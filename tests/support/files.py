@@ -107,4 +107,4 @@ def serving_files() -> Iterator[FileServer]:
             event.set()
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)

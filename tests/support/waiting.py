@@ -7,12 +7,17 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE_S = 60.0  # at least: nothing is lost by it where things are quick, and a busy machine needs it
 
 
 def wait_for(
-    what: str, probe: Callable[[], T | None], timeout: float = 60.0, explain: Callable[[], str] = str
+    what: str, probe: Callable[[], T | None], timeout: float = PATIENCE_S, explain: Callable[[], str] = str
 ) -> T:
-    """The first truthy value of `probe`; fails, saying what was waited for, after `timeout` seconds."""
+    """The first truthy value of `probe`.
+
+    Fails, saying what was waited for, after `timeout` seconds, a minute at least.
+    """
+    timeout = max(timeout, PATIENCE_S)
     deadline = time.monotonic() + timeout
     while True:
         value = probe()

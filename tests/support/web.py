@@ -175,6 +175,6 @@ def web(tmp_path: Path, *, port: int = 0, **settings: Any) -> Iterator[Web]:
             yield Web(sender)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
             sender.store.close()
         assert not thread.is_alive()
