@@ -47,6 +47,7 @@ def environment(now: Callable[[], float], asset: Callable[[str], str]) -> Enviro
         "duration": text.duration,
         "number": text.number,
         "iso": text.iso,
+        "about": text.about,
         "ago": lambda time: text.ago(time, now()),
         "branch": lambda ref: ref.removeprefix("refs/heads/").removeprefix("refs/"),
         "who": _who,

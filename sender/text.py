@@ -49,11 +49,11 @@ def duration(seconds: float | None) -> str:
 def about(seconds: float) -> str:
     """A length of time that is only guessed, in words that do not claim more."""
     if seconds < 90:
-        return "a minute" if seconds >= 30 else "less than a minute"
+        return "about a minute" if seconds >= 30 else "less than a minute"
     if seconds < 5400:
-        return f"{round(seconds / 60)} min"
+        return f"about {round(seconds / 60)} min"
     hours, minutes = divmod(round(seconds / 600) * 10, 60)
-    return f"{hours} h {minutes} min" if hours < 24 else f"{round(hours / 24, 1):g} days"
+    return f"about {hours} h {minutes} min" if hours < 24 else f"about {round(hours / 24, 1):g} days"
 
 
 def ago(time: float | None, now: float) -> str:

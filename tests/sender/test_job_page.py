@@ -114,7 +114,7 @@ def test_the_end_is_estimated_from_the_pace() -> None:
     for progress in (None, 0.0, 1.0, 0.001):
         assert job_shapes.seconds_left(progress, 200.0, None, 100.0) is None
     assert [text.about(seconds) for seconds in (5, 60, 350, 4200, 200_000)] == [
-        "less than a minute", "a minute", "6 min", "70 min", "2.3 days",
+        "less than a minute", "about a minute", "about 6 min", "about 70 min", "about 2.3 days",
     ]  # fmt: skip
 
 
