@@ -28,7 +28,7 @@ LINGER_S = 30.0  # unless the runner kills it before: then the executors end the
 LAST_RESORT_S = 20.0  # from its report on; telling the executors and leaving them takes less
 USERNAME = "x-access-token"
 INTERRUPTED = 130
-UNTOLD = "it ends what it trains when the next run comes, or after ten minutes"
+UNTOLD = "what it still has of this run ends when the next one comes, or after ten minutes"
 NOBODY_HINT = (
     "on a machine: `trainforge executor trust KEY`, then `trainforge executor start --connection push`, "
     "which announces itself in what endpoint_repository names"
