@@ -53,7 +53,8 @@ class Standing:
         self._say(
             "key", not self.trusts, "the sender has a key that is not known here: no more work is taken"
         )
-        self._say("pending", reply.pending, "waits for approval: `trainforge executor approve NAME` there")
+        approve = f"`trainforge executor approve {identity.name}`"
+        self._say("pending", reply.pending, f"waits for approval: {approve} at the sender")
         self._say("notices", tuple(reply.notices), "; ".join(reply.notices))
 
     def refused(self, error: TrainForgeError) -> bool:
