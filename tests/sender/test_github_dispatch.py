@@ -15,6 +15,7 @@ import pytest
 from support.github import App, GitHub, Repository, serving_github
 from support.repositories import Project
 from support.web import Web, web
+from trainforge.config.errors import MessageInvalid
 from trainforge.hooks.github import sign
 from trainforge.sender import events, github_dispatch, sealed
 from trainforge.sender.github_access import app_secrets
@@ -143,6 +144,29 @@ def test_a_dispatch_names_branch_commit_manifest_keys_and_executors(desk: Desk) 
     assert (older["ref"], older["commit"]) == ("", desk.commits["topic"])
 
 
+@pytest.mark.parametrize(
+    ("words", "payload"),
+    [
+        ("client_payload has an unknown key, set.x; it takes ref, commit, ", {"set.x": 1}),
+        ("client_payload.set: Input should be a valid dictionary", {"set": "resources.nodes=2"}),
+        ("client_payload.commit is not the whole id", {"commit": "HEAD"}),
+        ("client_payload.rerun: ", {"rerun": "yes"}),
+        ("client_payload.executors: ", {"executors": "alpha"}),
+        ("client_payload.ref: ", {"ref": None}),
+        ("refs/pull/9/head is neither a branch nor a tag", {"ref": "refs/pull/9/head"}),
+        ("not a full ref name", {"ref": "../main"}),
+        ("not a full ref name", {"ref": "main\nrefs/heads/x"}),
+        ("not a usable path", {"manifest": "../../etc/passwd"}),
+        ("client_payload has more than 65536 bytes", {"set": {"training.params.x": "y" * 66_000}}),
+    ],
+)
+def test_a_payload_that_cannot_be_meant_is_refused(words: str, payload: dict[str, Any]) -> None:
+    with pytest.raises(MessageInvalid) as caught:
+        github_dispatch.read_request(payload, "main")
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_a_dispatch_that_cannot_be_is_refused_with_its_reason(desk: Desk) -> None:
     fork = desk.github.add_repository("mallory/digits", fork_of=desk.found)
     strange = desk.push("main", {"x": "1"}, to=fork)
@@ -151,18 +175,12 @@ def test_a_dispatch_that_cannot_be_is_refused_with_its_reason(desk: Desk) -> Non
     before = len(desk.jobs())
     for words, payload in {
         "unknown key, branch; it takes ref, commit": {"branch": "main"},
-        "client_payload.set: Input should be a valid dictionary": {"set": "resources.nodes=2"},
-        "client_payload.commit is not the whole id": {"commit": "HEAD"},
-        "refs/pull/9/head is neither a branch nor a tag": {"ref": "refs/pull/9/head"},
-        "not a full ref name": {"ref": "../main"},
-        "not a usable path": {"manifest": "../../etc/passwd"},
         "digits has no refs/heads/nowhere": {"ref": "nowhere"},
         "this is the results branch": {"ref": "trainforge-results"},
         "there is no other.yaml at ": {"manifest": "other.yaml"},
         "resources.node: unknown key; did you mean nodes?": {"set": {"resources.node": 2}},
         "no executor nobody is known": {"executors": ["nobody"]},
         "is on no branch or tag": {"commit": strange},
-        "client_payload has more than 65536 bytes": {"set": {"training.params.x": "y" * 66_000}},
     }.items():
         event = desk.dispatch(**payload)
         assert (event["decision"], words in event["reason"]) == ("refused", True), event["reason"]

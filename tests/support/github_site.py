@@ -77,6 +77,7 @@ class Hub:
         target = to or self.found
         self.project.git("push", "--quiet", "--force", str(target.git), f"HEAD:refs/heads/{branch}")
         self.github.pushed(target)
+        self.github.settle()  # its pull requests have the new head
         return commit
 
     def job(self, commit: str, ref: str = "refs/heads/main", **asked: Any) -> str:
