@@ -84,16 +84,26 @@ def _note(sender: Sender, place: Place, at: str | None) -> None:
         "sender": sender.id, "url": sender.base_url, "since": sender.now(),
         "incarnation": sender.fence.incarnation if sender.fence else 1,
     }  # fmt: skip
+    noted: list[str] = []
+
+    def note(commit: str) -> None:
+        """Before the push: a hook of the remote may have this very sender look while that goes on."""
+        noted.append(commit)
+        sender.store.set_meta(_key(place, "next"), commit)
+        sender.led[place.repo.id] = commit
+
     try:
         commit = swap_files(
             _mirror(sender, place), place.url, META_BRANCH, at,
             {FILE: json.dumps(about, indent=2).encode() + b"\n"},
             message="Note which TrainForge sender works for this repository\n\n[skip ci]\n",
             credential=place.credential, allow_file=place.local,
-            before_push=lambda commit: sender.store.set_meta(_key(place, "next"), commit),
+            before_push=note,
         )  # fmt: skip
-    except (GitRejected, GitUnreachable):
-        raise  # somebody else was faster, or nobody answers: the next look tells
+    except (GitRejected, GitUnreachable):  # somebody else was faster, or nobody answers
+        if sender.led.get(place.repo.id) in noted:
+            del sender.led[place.repo.id]  # the next look tells
+        raise
     except GitError as error:
         log.info("that this sender works for %s cannot be noted there: %s", place.repo.name, error.message)
         sender.led[place.repo.id] = at or ""

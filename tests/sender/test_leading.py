@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from support.core import MANIFEST, Core, make_sender, serving
 from support.repositories import Project
+from support.waiting import wait_for
 from trainforge.config.errors import Conflict
 from trainforge.hooks.addresses import validate_url
 from trainforge.sender import events, leading
@@ -52,6 +54,36 @@ def first(tmp_path: Path, project: Project) -> Iterator[Sender]:
 def change(project: Project, seed: int) -> None:
     project.commit({"trainforge.yaml": MANIFEST + f"seed: {seed}\n"})
     project.git("push", "--quiet", "origin", "main")
+
+
+HOOK = """#!/bin/sh
+touch {inside}
+for _ in $(seq 200); do test -e {go} && exit 0; sleep 0.05; done
+"""
+
+
+def test_a_hook_that_has_the_sender_look_within_its_own_push_makes_no_other(
+    first: Sender, project: Project, tmp_path: Path
+) -> None:
+    bare, inside, go = tmp_path / "shared.git", tmp_path / "inside", tmp_path / "go"
+    hook = bare / "hooks" / "post-receive"
+    hook.write_text(HOOK.format(inside=inside, go=go))
+    hook.chmod(0o755)
+    outer = threading.Thread(target=events.handle_hint, args=(first, "shared", "poll"))
+    outer.start()
+    try:
+        wait_for("the push", inside.exists)
+        events.handle_hint(first, "shared", "hook")
+    finally:
+        go.touch()
+        outer.join()
+    events.handle_hint(first, "shared", "poll")
+    assert project.git("ls-remote", str(bare), META).stdout.split()[0] == first.led[first_id(first)]
+    assert project.git("-C", str(bare), "rev-list", "--count", META).stdout.strip() == "1"
+
+
+def first_id(sender: Sender) -> str:
+    return sender.store.repository("shared").id
 
 
 def test_a_second_sender_only_reads_until_it_takes_over(
