@@ -189,8 +189,8 @@ def cancelled(runner: Runner) -> str:
 def linger(client: Client, runner: Runner, jobs: Sequence[str], seconds: float) -> None:
     """GitHub leaves a cancelled step some seconds, in which the jobs may still come to their end."""
     until = time.monotonic() + seconds
-    runner.say(f"TrainForge: stopping, for at most {seconds:.0f} s; a second signal ends it at once")
     with suppress(KeyboardInterrupt):  # as GitHub sends one before it kills
+        runner.say(f"TrainForge: stopping, for at most {seconds:.0f} s; a second signal ends it at once")
         for job in jobs:
             while client.job(job).state not in OUTCOMES:
                 if time.monotonic() > until:
