@@ -164,12 +164,9 @@ class Fleet:
         self.start_executor(name, **settings)
 
     def invite(self, name: str) -> None:
-        """Have it belong to the sender: by the command on a host of its own, else without a process."""
+        """What `trainforge executor join` does, without a process for it."""
         token = self.api("POST", "/api/join-tokens")["token"]
-        if self.on(name):
-            self.join(name, token)
-        else:
-            pair(self.url, token, ExecutorSettings(data_dir=self.root / name, name=name))
+        pair(self.url, token, ExecutorSettings(data_dir=self.root / name, name=name))
 
     def join(self, executor: str, token: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.cli(

@@ -54,6 +54,11 @@ class Network:
         for here, there in ((one, other), (other, one)):
             self._ip("-n", self.space(here), "route", "add", "unreachable", self.addresses[there])
 
+    def heal(self, one: str, other: str) -> None:
+        """Undo `part`."""
+        for here, there in ((one, other), (other, one)):
+            self._ip("-n", self.space(here), "route", "delete", "unreachable", self.addresses[there])
+
     def cut(self, host: str) -> None:
         """Pull a host's cable."""
         number = list(self.addresses).index(host) + 2
