@@ -279,7 +279,7 @@ class Ready(Message):
     """`addresses` and `port` are where this node listens; empty where it trains alone."""
 
     addresses: list[str] = []
-    port: Whole = 0
+    port: int = Field(default=0, ge=0, le=65535)
     nonce: str = ""
     checkpoints: list[str] = []  # what this node can go on from, the newest first
 
@@ -415,7 +415,7 @@ class Endpoint(Message):
     name: Name
     public_url: str
     ip: str
-    port: Whole
+    port: int = Field(ge=0, le=65535)
     timestamp: str  # ISO 8601, UTC
     capabilities: Capabilities
     public_key: dict[str, str]

@@ -126,13 +126,20 @@ def request(
                     _check(answer, here)
                     yield answer
                     return
-                to = urljoin(here, answer.headers["Location"])
+                to = _next(here, answer.headers["Location"])
             finally:
                 answer.close()
         if not to.startswith(("https://", "http://")) or (here.startswith("https:") and to[:6] != "https:"):
             raise FetchFailed(f"{shown(here)} leads to {shown(to)}, which is not followed")
         here = to
     raise FetchFailed(f"{shown(url)} leads from one address to the next")
+
+
+def _next(here: str, to: str) -> str:
+    try:
+        return urljoin(here, to)
+    except ValueError as error:
+        raise FetchFailed(f"{shown(here)} leads to what is not a URL: {error}") from error
 
 
 def _check(answer: httpx2.Response, url: str) -> None:

@@ -179,6 +179,10 @@ def test_a_redirect_is_checked_like_any_address(server: FileServer, tmp_path: Pa
     with pytest.raises(NodeFailed, match="not to be asked") as refused:
         Job(tmp_path).get({"url": f"{server.url}/x", "sha256": "0" * 64})
     assert refused.value.code == "policy_refused"
+    server.leads["/x"] = "http://[x/"
+    with pytest.raises(NodeFailed, match="not a URL") as refused:
+        Job(tmp_path).get({"url": f"{server.url}/x", "sha256": "0" * 64})
+    assert refused.value.code == "data_failed"
 
 
 def test_content_that_was_changed_on_the_disk_is_not_used(server: FileServer, tmp_path: Path) -> None:
