@@ -61,16 +61,20 @@ class Keeper:
 
     def take(self, root: Path, patterns: Sequence[str]) -> None:
         matchers = [matcher(pattern) for pattern in patterns]
+
+        def wanted(relative: str) -> bool:
+            return any(match(relative) for match in matchers)
+
         if not root.is_dir() or root.is_symlink():
             return
         with _folder(root) as descriptor:
-            for number, (relative, parent, name) in enumerate(walk(descriptor, self.result)):
+            for number, (relative, parent, name) in enumerate(walk(descriptor, self.result, wanted)):
                 if number >= MAX_SEEN or len(self.result.artifacts) >= MAX_FILES:
                     self.result.warn(
                         root.name, f"there are more than {MAX_FILES} files; the rest is left out"
                     )
                     return
-                if relative not in self.result.files and any(match(relative) for match in matchers):
+                if relative not in self.result.files and wanted(relative):
                     self.keep(relative, parent, name)
 
     def keep(self, relative: str, parent: int, name: str) -> None:
@@ -126,7 +130,9 @@ def _folder(path: Path | str, parent: int | None = None) -> Iterator[int]:
         os.close(descriptor)
 
 
-def walk(root: int, result: Collected, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, int, str]]:
+def walk(
+    root: int, result: Collected, wanted: Callable[[str], bool], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, int, str]]:
     """Every regular-looking file below an open folder, as (relative path, its folder, its name)."""
     for name in sorted(os.listdir(root)):
         relative = f"{prefix}{name}"
@@ -147,13 +153,12 @@ def walk(root: int, result: Collected, prefix: str = "", depth: int = 0) -> Iter
                 continue
             try:
                 with _folder(name, root) as below:
-                    yield from walk(below, result, f"{relative}/", depth + 1)
+                    yield from walk(below, result, wanted, f"{relative}/", depth + 1)
             except OSError as error:
                 result.warn(relative, f"it cannot be opened ({error.strerror})")
-        elif stat.S_ISLNK(mode):
-            result.warn(relative, "it is a symbolic link")
-        else:
-            result.warn(relative, "it is not a regular file")
+        elif wanted(relative) or wanted(f"{relative}/_"):  # what nobody asked for is not missed
+            link = stat.S_ISLNK(mode)
+            result.warn(relative, "it is a symbolic link" if link else "it is not a regular file")
 
 
 def _encodable(name: str) -> bool:

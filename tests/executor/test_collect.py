@@ -67,6 +67,13 @@ def test_tricks_are_named_and_kept_out(job: Path) -> None:
     assert len(found.warnings) == 6
 
 
+def test_what_nobody_asked_for_is_not_missed(job: Path) -> None:
+    (job / "work" / "checkpoints").symlink_to(job / "secret", target_is_directory=True)
+    assert taken(job).warnings == []
+    (job / "work" / "outputs").symlink_to(job / "secret", target_is_directory=True)
+    assert taken(job).warnings == ["'outputs' is not kept: it is a symbolic link"]
+
+
 def test_an_output_folder_that_became_a_link(job: Path) -> None:
     (job / "output").rmdir()
     (job / "output").symlink_to(job / "secret")
