@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One more than cores: many tests wait for programs.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# Two more than cores: most tests wait for programs and servers more than they compute.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 NPM_STAMP := tests/npm/node_modules/.package-lock.json
 
 .PHONY: install system demo test kill-matrix random-kills check format clean
