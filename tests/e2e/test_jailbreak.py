@@ -117,7 +117,8 @@ def test_nothing_gets_out(caged: Fleet, request: pytest.FixtureRequest) -> None:
     check_what_was_planted(caged, files, detail)
     chosen = json.loads(files["environment/environment.json"])["isolation"]
     assert (chosen["level"], chosen["network"]) == (level, True)
-    assert "==" in files["environment/requirements.lock.txt"]
+    if level == "sandbox":  # the container's image has no packages
+        assert b"==" in files["environment/requirements.lock.txt"]
     assert any(f"isolation: {level}" in line["text"] for line in detail["timeline"])
     (caged.signals / "go-on").touch()
     victim = next(job["id"] for job in caged.jobs() if job["project"] == "victim")
