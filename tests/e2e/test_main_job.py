@@ -21,7 +21,7 @@ def test_a_push_trains_over_two_executors_and_the_result_comes_back(fleet: Fleet
     job = fleet.the_job()
     assert job[:8] in said, "the push itself names the job"
 
-    detail = fleet.wait_ended(job, 180)
+    detail = fleet.wait_ended(job)
 
     assert detail["state"] == "completed", detail
     nodes = detail["attempts"][-1]["nodes"]
@@ -65,7 +65,7 @@ def test_the_shape_of_the_job_does_not_change_what_it_learns(fleet: Fleet) -> No
     for count, (nodes, processes) in enumerate(((1, 2), (2, 1)), start=1):
         shape = ["--set", f"resources.nodes={nodes}", "--set", f"resources.processes_per_node={processes}"]
         fleet.cli("submit", str(project), *shape, "--set", "seed=7", cwd=project)
-        detail = fleet.wait_ended(fleet.the_job(count), 180)
+        detail = fleet.wait_ended(fleet.the_job(count))
         assert detail["state"] == "completed", detail
         losses[nodes, processes] = detail["metrics"]["loss"]
     assert losses[1, 2] == pytest.approx(losses[2, 1], rel=1e-6)

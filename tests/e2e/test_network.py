@@ -70,7 +70,7 @@ def test_three_hosts_learn_what_one_process_learns(hosts: Fleet) -> None:
     for count, nodes in enumerate((3, 1), start=1):
         hosts.commit(project, {"trainforge.yaml": MANIFEST.replace("nodes: 3", f"nodes: {nodes}")})
         hosts.push(project)
-        detail = hosts.wait_ended(hosts.the_job(count), 180)
+        detail = hosts.wait_ended(hosts.the_job(count))
         assert detail["state"] == "completed", detail
         used = {node["executor_name"] for node in detail["attempts"][-1]["nodes"]}
         assert len(used) == nodes
@@ -152,7 +152,7 @@ def test_a_cut_in_mid_training_is_resumed_from_the_checkpoint_by_those_left(host
     hosts.network.cut(hosts.job(job)["attempts"][-1]["nodes"][0]["executor_name"])
     go_on.touch()
 
-    detail = hosts.wait_ended(job, 150)
+    detail = hosts.wait_ended(job)
 
     assert detail["state"] == "completed", detail
     first, *_, last = detail["attempts"]

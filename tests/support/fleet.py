@@ -243,7 +243,7 @@ class Fleet:
         lines = self.api("GET", f"/api/jobs/{job}/logs?limit=5000")["lines"]
         return "\n".join(line["text"] for line in lines)
 
-    def wait_ended(self, job: str, timeout: float = 120) -> dict[str, Any]:
+    def wait_ended(self, job: str, timeout: float = 240) -> dict[str, Any]:
         def probe() -> dict[str, Any] | None:
             detail = self.job(job)
             return detail if detail["state"] in ENDED else None
