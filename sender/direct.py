@@ -128,6 +128,7 @@ class DirectSender:
             allow_private_endpoints=wanted.allow_private,
         )
         self.sender = sender = open_sender(settings)
+        (data_dir / CURRENT).unlink()  # a run that is killed leaves this folder behind
         sender.local_url = sender.base_url = ADDRESS
         self.token = sender.people.new_token("direct", sender.now(), role="admin")
         self.repository = actions.register(sender, wanted.repository, None).name

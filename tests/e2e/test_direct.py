@@ -125,6 +125,7 @@ class World:
             cwd=self.project,
             env=self.fleet.environment()
             | {"TRAINFORGE_SIGNING_KEY": self.key.read_text(), "TRAINFORGE_GIT_TOKEN": READER}
+            | {"TMPDIR": str(self.fleet.root)}
             | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -255,6 +256,9 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
         *DIRECT, "--executor", "beta", TRAINFORGE_SENDER_DATABASE_URL="sqlite:////not/this/one.db"
     )
     assert "another run has this executor" in _until(second, "waiting until another run is over")
+    folders = list(world.fleet.root.glob("trainforge-direct-*/sender"))
+    assert len(folders) == 2
+    assert not any((folder / "sender.key").exists() for folder in folders), "a run's key is on a disk"
     # What does not end is not waited for when told twice, and said; the next run has the executors at once.
     first.send_signal(signal.SIGTERM)
     _until(first, "stopping, for at most 30 s")
@@ -269,6 +273,7 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
     assert (second.returncode, "cancelled: stopped" in rest) == (130, True), seen + rest
     (stopped,) = [result for result in world.results() if result["outcome"] == "cancelled"]
     assert stopped["reason"] == "interrupted by who ran it"
+    assert not list(world.fleet.root.glob("trainforge-direct-*"))
 
 
 def _until(process: subprocess.Popen[str], words: str) -> str:
