@@ -142,7 +142,8 @@ def handle_refs(sender: Sender, place: Place, refs: Mapping[str, str], source: s
     """Lines for every change that was handled here; None if another source was faster."""
     repo = place.repo
     if repo.kind != "builtin" and not repo.primed:
-        reason = f"{len(refs)} refs existed before this repository was watched"
+        known = f"{len(refs)} refs existed" if refs else "it was empty"
+        reason = f"{known} before this repository was watched"
         first = NewEvent(source, repo.id, repo.name, "ignored", reason)
         sender.store.prime(repo.id, refs, first, sender.now())
         sender.bell.ring(EVENTS)
