@@ -244,6 +244,7 @@ def test_as_an_app_that_is_made_from_a_manifest(site: Web, github: GitHub, digit
     right, app.hook.url = app.hook.url, "http://127.0.0.1:9/"
     digits.run("update-ref", "refs/heads/topic", digits.commit_of("main"))
     github.comment(digits, github.open_pull(digits, "topic", "ada"), "ada", "hello")
+    github.settle()
     github.rename(digits, "numbers")
     github.settle()
     (connection,) = site.sender.store.connections()
