@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from trainforge.config.counters import measured
 from trainforge.config.errors import Conflict, ManifestError, NotFound
 from trainforge.config.manifest import parse_manifest
 from trainforge.config.views import JobSummary
@@ -88,9 +89,9 @@ def seconds_left(job: JobSummary, now: float) -> float | None:
 
 def _key_metrics(sender: Sender, listed: list[Listed]) -> dict[str, tuple[str, Any]]:
     """Of each job the metric that its manifest calls the primary one, or else a usual one."""
-    measured = [one for one in listed if one.job.metrics]
-    texts = sender.store.manifest_texts([one.job.id for one in measured])
-    shown = {one.job.id: key_metric(one.job, primary_of(texts[one.manifest_blob])) for one in measured}
+    telling = [one for one in listed if one.job.metrics]
+    texts = sender.store.manifest_texts([one.job.id for one in telling])
+    shown = {one.job.id: key_metric(one.job, primary_of(texts[one.manifest_blob])) for one in telling}
     return {job: metric for job, metric in shown.items() if metric is not None}
 
 
@@ -104,7 +105,7 @@ def primary_of(manifest: str) -> str:
 
 
 def key_metric(job: JobSummary, primary: str) -> tuple[str, Any] | None:
-    values = {name: value for name, value in job.metrics.items() if name != "progress"}
+    values = measured(job.metrics)
     for name in (primary, *_USUAL, *sorted(values)):
         if name in values:
             return name, values[name]
