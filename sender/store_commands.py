@@ -34,7 +34,6 @@ class Asked:
     acted: bool = False
     reaction: str = ""
     answer: str = ""
-    tries: int = 0
 
     @property
     def kind(self) -> str:
@@ -68,7 +67,6 @@ class CommandStore(EventStore):
             rows = c.execute(query.limit(MOST_OPEN)).mappings().all()
         names = (
             "repository_id", "origin", "author", "words", "comment_id", "number", "job", "reaction", "answer",
-            "tries",
         )  # fmt: skip
         return [Asked(**{name: row[name] for name in names}, acted=row["acted"] is not None) for row in rows]
 
@@ -88,9 +86,6 @@ class CommandStore(EventStore):
 
     def answered(self, asked: Asked, now: float) -> None:
         self._change_command(asked, answered=now)
-
-    def rest_command(self, asked: Asked, until: float) -> None:
-        self._change_command(asked, due=until, tries=github_commands.c.tries + 1)
 
     def _change_command(self, asked: Asked, **values: object) -> None:
         t = github_commands
