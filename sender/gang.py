@@ -200,12 +200,28 @@ def possible(board: Board, need: Need) -> list[Room]:
     return [room for room in rooms if suits(need, room.machine)]
 
 
-def reserve(board: Board, job: str, need: Need, held: Collection[str]) -> bool:
-    """Keep rooms free for a job that could run on this fleet, but not yet; whether there are enough.
+@dataclass(frozen=True)
+class Reservation:
+    """What to keep for a job: seats that are free now, and rooms that are not yet."""
+
+    ready: list[Seat]
+    later: list[Room]
+
+    def keep(self, board: Board, job: str, need: Need) -> None:
+        board.take(job, need, self.ready, keep=True)
+        for room in self.later:
+            board.fill(job, room)
+
+
+def reserve(board: Board, need: Need, held: Collection[str] = ()) -> Reservation | None:
+    """The least that a job needs of this fleet, though not all of it yet; None where there is not enough.
 
     First those where it fits now: they only lack the others. Then those kept for it before, so that the
     choice does not wander, then those that become free soonest. Nothing else begins there; on the former
     more may, as far as the job leaves something over.
+
+    Executors that share the GPUs of one host fit together in some orders only, and this one may find what
+    `Candidates` does not: then nothing is later, and the job can have these seats.
     """
     shares: dict[Pool, Share] = defaultdict(Share)
     ready: list[Seat] = []
@@ -225,9 +241,5 @@ def reserve(board: Board, job: str, need: Need, held: Collection[str]) -> bool:
             ready.append(Seat(room.machine, tuple(sorted(shares[room.pool].gpus - before))))
         elif join(need, room, shares[room.pool], empty=True):
             later.append(room)
-    if len(ready) + len(later) < need.nodes.min:
-        return False
-    board.take(job, need, ready, keep=True)
-    for room in later:
-        board.fill(job, room)
-    return True
+    enough = len(ready) + len(later) == need.nodes.min
+    return Reservation(ready, later) if enough else None

@@ -14,7 +14,7 @@ from typing import Any
 from trainforge.config.manifest import Manifest
 from trainforge.config.result import moment
 from trainforge.sender.fit import Machine, Need, need_of, suits, words
-from trainforge.sender.gang import Board, Candidates, Seat
+from trainforge.sender.gang import Board, Candidates, Seat, reserve
 from trainforge.sender.parameters import Adjustment, adjust
 from trainforge.sender.suggestions import Start, estimate, suggest
 
@@ -85,6 +85,8 @@ def plan(
     """Place one job, as if no other waited. `chosen` is as in `need_of`."""
     board, need = Board(machines, now), need_of(manifest, chosen)
     seats = Candidates(board, need).seats()
+    if seats is None and (kept := reserve(board, need)) is not None and not kept.later:
+        seats = kept.ready
     return explain(board, need) if seats is None else complete(manifest, need, seats)
 
 

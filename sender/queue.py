@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from trainforge.sender.fit import Machine, Need
-from trainforge.sender.gang import Board, Candidates, Seat, reserve
+from trainforge.sender.gang import Board, Candidates, Reservation, Seat, reserve
 from trainforge.sender.planner import Waiting, explain
 
 
@@ -74,13 +74,18 @@ def plan_queue(
             candidates[need] = Candidates(board, need)
         rooms = candidates[need]
         seats = rooms.seats() if rooms is not None else None
+        kept: Reservation | None = None
+        if seats is None and rooms is not None:
+            candidates[need] = None
+            kept = None if made.next else reserve(board, need, held)
+            if kept is not None and not kept.later:
+                seats = kept.ready
         if seats is not None:
             board.take(job.id, need, seats)
             made.placed[job.id], made.needs[job.id] = seats, need
             continue
         made.waiting.append(job)
-        if rooms is not None:
-            candidates[need] = None
-            if not made.next and reserve(board, job.id, need, held):
-                made.next = job.id
+        if kept is not None:
+            kept.keep(board, job.id, need)
+            made.next = job.id
     return made

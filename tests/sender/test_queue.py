@@ -14,6 +14,7 @@ from support.planning import GIB, machine, manifest, node
 from trainforge.config.manifest import GpuRequest, NodeRange
 from trainforge.sender.fit import TOLERANCE, Machine, Need, Running, gpu_fits, need_of
 from trainforge.sender.gang import Seat
+from trainforge.sender.planner import Plan, plan
 from trainforge.sender.queue import QueuedJob, QueuePlan, plan_queue
 
 
@@ -64,6 +65,18 @@ def test_the_reservation_stays_where_it_was() -> None:
     large = [job("large")]
     assert plan_queue(large, machines, 0).kept == {"x-b"}
     assert plan_queue(large, machines, 0, held={"x-a"}).kept == {"x-a"}
+
+
+def test_executors_that_share_gpus_are_seated_in_whatever_order_fits() -> None:
+    """Whoever has four GPUs must leave the other one the two that both have; else all would wait for ever."""
+    shared = [machine(f"box{n}", gpus, gpu_host="h1", host_id="h1") for n, gpus in ((2, 2), (3, 4))]
+    jobs = [job("large", "nodes: 2, gpu: 2..3", priority=1), job("small", created=2)]
+    made = plan_queue(jobs, [*shared, machine("other")], 0)
+    assert names(made) == {"large": ["box2", "box3"], "small": ["other"]}
+    check_whole_gang(jobs[0].need, made.placed["large"])
+    alone = plan(manifest("resources: {nodes: 2, gpu: 2..3}"), shared)
+    assert isinstance(alone, Plan)
+    assert [node.executor for node in alone.nodes] == ["x-box2", "x-box3"]
 
 
 # --- properties -----------------------------------------------------------------------------------------
