@@ -51,7 +51,7 @@ class ResultQueue:
         seconds; it may raise to give up.
 
         Raises:
-            TrainForgeError: as `hooks.results.write_result`, and as `turn` and `wait` say.
+            TrainForgeError: as `hooks.results.write_results`, and as `turn` and `wait` say.
         """
         mine = _Waiting(entry, _size(entry))
         with self._guard:

@@ -74,25 +74,6 @@ Outcome = Written | TrainForgeError | None
 """What became of an entry that went along: None where that is not decided."""
 
 
-def write_result(
-    mirror: Path,
-    url: str,
-    branch: str,
-    entry: Entry,
-    *,
-    credential: GitCredential | None = None,
-    allow_file: bool = False,
-) -> Written:
-    """Commit a result to the remote's branch.
-
-    Raises:
-        GitRejected: others were faster at every one of the tries. GitBlocked: the remote refuses it.
-        GitUnreachable, GitAuthFailed, GitNotFound: as git says.
-    """
-    written, _ = write_results(mirror, url, branch, entry, credential=credential, allow_file=allow_file)
-    return written
-
-
 def write_results(
     mirror: Path,
     url: str,
@@ -102,13 +83,14 @@ def write_results(
     credential: GitCredential | None = None,
     allow_file: bool = False,
 ) -> tuple[Written, list[Outcome]]:
-    """Commit a result and those that go along, a commit each, and push them together.
+    """Commit a result and those that go along to the remote's branch, a commit each, in one push.
 
     The push is the first one's: where that has a result already, the others stay undecided, and its errors
     are the call's.
 
     Raises:
-        TrainForgeError: as `write_result`; of which entry's doing it is, git does not say.
+        GitRejected: others were faster at every one of the tries. GitBlocked: the remote refuses it, or one
+            that goes along; git does not say which. GitUnreachable, GitAuthFailed, GitNotFound: as git says.
     """
     remote = validate_url(url, allow_file=allow_file)
     target = ResultMirror(mirror, remote, validate_branch(branch), credential)

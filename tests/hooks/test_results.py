@@ -26,7 +26,6 @@ from trainforge.hooks.results import (
     find_local_result,
     find_result,
     read_result_files,
-    write_result,
     write_results,
 )
 
@@ -57,7 +56,7 @@ def _entry(job: int, by: str = "", **more: bytes | Path) -> Entry:
 
 def _write(mirror: Path, url: str, job: int, by: str = "", **more: bytes | Path) -> Written:
     entry = _entry(job, by, **more)
-    return write_result(mirror, url, BRANCH, entry, credential=CREDENTIAL, allow_file=True)
+    return write_results(mirror, url, BRANCH, entry, credential=CREDENTIAL, allow_file=True)[0]
 
 
 def _in_a_process(mirror: str, url: str, jobs: list[int], by: str) -> list[tuple[str, bool]]:
@@ -179,10 +178,10 @@ def test_a_mirror_serves_checkouts_and_results_alike(bare: Path, project: Projec
 def test_a_publisher_killed_before_the_push_leaves_nothing(bare: Path, tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from trainforge.hooks.results import Entry, write_result\n"
+        "from trainforge.hooks.results import Entry, write_results\n"
         "kill = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
         "entry = Entry('jobs/2026/11/job1', {'result.json': b'killed'}, 'x', before_push=kill)\n"
-        "write_result(Path(sys.argv[1]), sys.argv[2], 'trainforge-results', entry, allow_file=True)"
+        "write_results(Path(sys.argv[1]), sys.argv[2], 'trainforge-results', entry, allow_file=True)"
     )
     mirror = tmp_path / "m.git"
     done = subprocess.run([sys.executable, "-c", program, str(mirror), str(bare)], check=False)
@@ -198,7 +197,7 @@ def test_a_lease_that_has_ended_stops_the_push(bare: Path, tmp_path: Path) -> No
 
     late = Entry(_folder(1), {"result.json": b"{}"}, "x", before_push=too_late)
     with pytest.raises(Conflict):
-        write_result(tmp_path / "m.git", str(bare), BRANCH, late, allow_file=True)
+        write_results(tmp_path / "m.git", str(bare), BRANCH, late, allow_file=True)
     assert git.ls_remote(str(bare), allow_file=True) == {}
     other, outcomes = write_results(tmp_path / "m.git", str(bare), BRANCH, _entry(2), late, allow_file=True)
     assert not other.already

@@ -37,7 +37,7 @@ from trainforge.config.result import JobRecord, commit_message, result_files
 from trainforge.config.settings import SenderSettings
 from trainforge.config.trust import SigningKey, executor_id, sign_request, verify_order
 from trainforge.hooks.git import init_bare
-from trainforge.hooks.results import Entry, write_result
+from trainforge.hooks.results import Entry, write_results
 from trainforge.sender import events, executor_api, registry
 from trainforge.sender.context import Sender
 from trainforge.sender.door import make_door
@@ -217,7 +217,7 @@ class PlayedExecutor:
         record = JobRecord.model_validate(self.send("GET", path))
         row = self.core.job(node.job)
         bare = self.core.sender.git_root / f"{run.body.repository.name}.git"  # type: ignore[union-attr]
-        written = write_result(
+        written, _ = write_results(
             self.core.sender.data_dir / f"{self.name}-results.git",
             str(bare),
             record.results_branch,
