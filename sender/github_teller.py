@@ -124,7 +124,7 @@ class Teller:
         _, before = self._rest.get(key, (0.0, 0.0))
         rest = min(max(before * 2, FIRST_REST_S), LONGEST_REST_S)
         if isinstance(error, GitHubBusy):
-            rest = max(error.until - now, 1.0)
+            rest = max(error.until - now, rest if before else 1.0)  # once more busy: longer, as GitHub asks
         elif not isinstance(error, Unreachable):
             rest = max(rest, 60.0)
         log.warning("%s, %s: again in %.0f s: %s", connection.full_name, part, rest, error)

@@ -109,6 +109,13 @@ def test_patience_is_kept_and_nothing_is_lost(site: Hub, job: str) -> None:
     assert len(site.github.requests) == asked, "GitHub said when to come back"
     assert "rate limit" in site.sender.store.connections()[0].problem
     site.ahead += 121
+    site.github.slow_down(60)
+    site.look()
+    asked = len(site.github.requests)
+    site.ahead += 121
+    site.look()
+    assert len(site.github.requests) == asked, "once more too busy: longer than the last time"
+    site.ahead += 121
     site.look()
     assert site.statuses() == [("pending", "queued")]
     assert site.sender.store.connections()[0].problem == ""
