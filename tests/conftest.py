@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import defaultdict
 from pathlib import Path
 
 import httpcore2
+import pytest
 from hypothesis import HealthCheck, settings
 
 from support.databases import stop_postgres
@@ -17,6 +19,8 @@ os.environ.setdefault("TRAINFORGE_EXECUTOR_CONTAINER_ENGINE", "none")
 
 # Each client of a test, most last for one request, would read all authorities of this machine: 20 ms of work.
 httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
+
+SLOW = ("e2e", "executor")
 
 # Property tests are judged by what they find, not by how busy the machine is.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,6 +33,31 @@ def pytest_configure() -> None:
         own = Path.home() / ".cache" / "trainforge-tests"
         own.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(own))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that train come first, dealt to the parallel workers like cards.
+
+    Each worker begins with a part of the list and takes over from others in the end: then what is left
+    should be quick. A module stays together, for what its tests share.
+    """
+    modules: dict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        modules[item.path].append(item)
+    slow = [module for path, module in modules.items() if _is_slow(path)]
+    quick = [item for item in items if not _is_slow(item.path)]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share, dealt = len(items) // workers + 1, list[pytest.Item]()
+    for worker in range(workers):
+        hand = [item for module in slow[worker::workers] for item in module]
+        light = max(0, share - len(hand)) if worker < workers - 1 else len(quick)
+        dealt += hand + quick[:light]
+        quick = quick[light:]
+    items[:] = dealt
+
+
+def _is_slow(path: Path) -> bool:
+    return path.parent.name in SLOW or "browser" in path.name
 
 
 def pytest_sessionfinish() -> None:
