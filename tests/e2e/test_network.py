@@ -71,7 +71,7 @@ def test_three_hosts_learn_what_one_process_learns(hosts: Fleet) -> None:
         hosts.commit(project, {"trainforge.yaml": MANIFEST.replace("nodes: 3", f"nodes: {nodes}")})
         hosts.push(project)
         detail = hosts.wait_ended(hosts.the_job(count))
-        assert detail["state"] == "completed", detail
+        assert detail["state"] == "completed", (detail["code"], detail["reason"], hosts.logs()[-6000:])
         used = {node["executor_name"] for node in detail["attempts"][-1]["nodes"]}
         assert len(used) == nodes
         assert detail["metrics"]["world"] == nodes
@@ -154,7 +154,7 @@ def test_a_cut_in_mid_training_is_resumed_from_the_checkpoint_by_those_left(host
 
     detail = hosts.wait_ended(job)
 
-    assert detail["state"] == "completed", detail
+    assert detail["state"] == "completed", (detail["code"], detail["reason"], hosts.logs()[-6000:])
     first, *_, last = detail["attempts"]
     assert (first["state"], len(first["nodes"])) == ("lost", 3)
     assert len(last["nodes"]) == 2

@@ -107,7 +107,7 @@ def test_followed_once_whatever_is_killed(parts: list[bytes], kills: set[int]) -
         written = b"".join(parts).removesuffix(b"\n").split(b"\n") if b"".join(parts) else []
         expected = [line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace") for line in written]
         text = "".join(record.data["text"] for record in everything(journal) if record.kind == "log")  # type: ignore[attr-defined]
-        assert text == "".join(line + "\n" for line in expected)
+        assert text == "".join(line + "\n" for line in expected).replace("\0", "\N{REPLACEMENT CHARACTER}")
         journal.close()
 
 
