@@ -36,10 +36,11 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Modules that train come first, dealt to the parallel workers like cards.
+    """Modules that train come first, dealt to half of the parallel workers like cards.
 
     Each worker begins with a part of the list and takes over from others in the end: then what is left
-    should be quick. A module stays together, for what its tests share.
+    should be quick. More trainings at a time than cores hinder each other. A module stays together, for
+    what its tests share.
     """
     modules: dict[Path, list[pytest.Item]] = defaultdict(list)
     for item in items:
@@ -47,9 +48,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = [module for path, module in modules.items() if _is_slow(path)]
     quick = [item for item in items if not _is_slow(item.path)]
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    trainers = max(1, workers // 2)
     share, dealt = len(items) // workers + 1, list[pytest.Item]()
     for worker in range(workers):
-        hand = [item for module in slow[worker::workers] for item in module]
+        mine = slow[worker::trainers] if worker < trainers else []
+        hand = [item for module in mine for item in module]
         light = max(0, share - len(hand)) if worker < workers - 1 else len(quick)
         dealt += hand + quick[:light]
         quick = quick[light:]
