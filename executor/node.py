@@ -469,7 +469,9 @@ class Node(threading.Thread):
                 manifest = self.preparation.kept_manifest()
             self.keeping.clear(manifest)
         self.walls.remove()
-        if not self._abandoned:
+        if (
+            published is not None or not self._abandoned
+        ):  # a sender that has forgotten it may still ask for it
             Spool(self.services.data_dir).keep(self.key, self.folder)
         self.book.forget(self.key)
         self.forgotten = True

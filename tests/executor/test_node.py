@@ -187,6 +187,19 @@ def test_a_node_that_the_sender_gave_away_is_stopped_and_removed(
         assert not project.results()
 
 
+def test_what_was_published_is_kept_whether_told_to_forget_or_not_known_any_more(
+    double: SenderDouble, tmp_path: Path
+) -> None:
+    project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": "print(1)"})
+    chosen, executor = joined(double, tmp_path / "laptop")
+    with running(chosen) as agent:
+        (node,) = double.run(project.job(), [executor], project.order())
+        wait_for("publication", lambda: node.data("published"), 60, lambda: story(node))
+        double.unknown.add(node.key)
+        wait_for("removal", lambda: not agent.nodes)
+        assert (chosen.data_dir / "spool" / str(node.key) / "record.json").exists()
+
+
 def test_a_stale_token_ends_a_node(double: SenderDouble, tmp_path: Path) -> None:
     project = Project(tmp_path, {"trainforge.yaml": FOUNDING, "train.py": "import time\ntime.sleep(500)"})
     chosen, executor = joined(double, tmp_path / "laptop")
