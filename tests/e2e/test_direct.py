@@ -263,13 +263,13 @@ def test_executors_serve_the_key_that_they_trust_and_one_run_at_a_time(world: Wo
     first.send_signal(signal.SIGTERM)
     _until(first, "stopping, for at most 30 s")
     first.send_signal(signal.SIGINT)
-    rest, _ = first.communicate(timeout=15)
+    rest, _ = first.communicate(timeout=60)
     assert (first.returncode, "not at its end: alpha (training)" in rest) == (130, True), seen + rest
     left = time.monotonic()
     seen = _until(second, "training has begun")
     assert time.monotonic() - left < SILENT_S, "the first run had not left"
     second.send_signal(signal.SIGINT)
-    rest, _ = second.communicate(timeout=LINGER_S + LAST_RESORT_S)
+    rest, _ = second.communicate(timeout=LINGER_S + LAST_RESORT_S + 60)
     assert (second.returncode, "cancelled: stopped" in rest) == (130, True), seen + rest
     (stopped,) = [result for result in world.results() if result["outcome"] == "cancelled"]
     assert stopped["reason"] == "interrupted by who ran it"
