@@ -85,7 +85,8 @@ def direct(  # noqa: PLR0917 - click passes by name
         timeout=read_seconds(timeout),
     )
     plan = partial(_plan, found.text, asked) if only_plan else None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the job is stopped in either case
+    for number in (signal.SIGINT, signal.SIGTERM):  # the former, too, is ignored in a script's background
+        signal.signal(number, signal.default_int_handler)  # the job is stopped in either case
     return train(wanted, replace(which, rerun=rerun), runner, asked, plan=plan)
 
 
