@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trainforge.config.messages import GitCredential
-from trainforge.hooks.addresses import validate_branch, validate_folder, validate_url
+from trainforge.hooks.addresses import validate_folder
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitRejected
 from trainforge.hooks.result_mirror import ResultMirror, Staging
@@ -29,7 +29,7 @@ def read_file(
     allow_file: bool = False,
 ) -> bytes | None:
     """A file of the branch as the remote has it now; None where there is none."""
-    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     return target.read(tip, path, MAX_FILE) if tip else None
 
@@ -44,7 +44,7 @@ def read_folder(
     allow_file: bool = False,
 ) -> dict[str, bytes]:
     """The files right below a folder of the branch, by path; not those that are too large, or too many."""
-    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     if tip is None:
         return {}
@@ -75,7 +75,7 @@ def swap_files(
     Raises:
         GitRejected: the branch has moved. GitError: as git says.
     """
-    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     if target.fetch_tip() != tip:
         raise GitRejected(f"{branch} moved")
     return _swap(target, tip, files, message, before_push)
@@ -96,7 +96,7 @@ def write_files(
     Raises:
         GitRejected: others were faster at every one of the tries. GitError: as git says.
     """
-    target = _branch(mirror, url, branch, credential, allow_file=allow_file)
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     wanted = {validate_folder(path): content for path, content in files.items()}
     for number in range(1, MAX_TRIES + 1):
         tip = target.fetch_tip()
@@ -107,13 +107,6 @@ def write_files(
         except GitRejected:
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2**number)))  # noqa: S311 - jitter
     raise GitRejected(f"{branch} moved at each of {MAX_TRIES} tries to write to it")
-
-
-def _branch(
-    mirror: Path, url: str, branch: str, credential: GitCredential | None, *, allow_file: bool
-) -> ResultMirror:
-    remote = validate_url(url, allow_file=allow_file)
-    return ResultMirror(mirror, remote, validate_branch(branch), credential)
 
 
 def _swap(

@@ -16,7 +16,13 @@ from pathlib import Path
 
 from trainforge.config.errors import TooLarge, TrainForgeError
 from trainforge.config.messages import GitCredential
-from trainforge.hooks.addresses import GitUrl, validate_commit, validate_folder
+from trainforge.hooks.addresses import (
+    GitUrl,
+    validate_branch,
+    validate_commit,
+    validate_folder,
+    validate_url,
+)
 from trainforge.hooks.git import init_bare, locked
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitError, GitNotFound, feed, run
@@ -55,6 +61,13 @@ class ResultMirror:
     def __post_init__(self) -> None:
         init_bare(self.path)
         object.__setattr__(self, "_tip_ref", f"refs/trainforge/tip/{self.branch}")
+
+    @classmethod
+    def of(
+        cls, path: Path, url: str, branch: str, credential: GitCredential | None, *, allow_file: bool
+    ) -> ResultMirror:
+        """Raises AddressRefused: not an address, or a name, to go to."""
+        return cls(path, validate_url(url, allow_file=allow_file), validate_branch(branch), credential)
 
     def known_tip(self) -> str | None:
         """The branch's tip as last seen, without asking the remote."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from trainforge.config.errors import Conflict, TrainForgeError
 from trainforge.config.failpoints import failpoint
 from trainforge.config.messages import GitCredential
-from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
+from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitBlocked, GitError, GitNotFound, GitRejected, run
 from trainforge.hooks.result_mirror import (
@@ -92,8 +92,7 @@ def write_results(
         GitRejected: others were faster at every one of the tries. GitBlocked: the remote refuses it, or one
             that goes along; git does not say which. GitUnreachable, GitAuthFailed, GitNotFound: as git says.
     """
-    remote = validate_url(url, allow_file=allow_file)
-    target = ResultMirror(mirror, remote, validate_branch(branch), credential)
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     incoming = mirror / "incoming"
     incoming.mkdir(exist_ok=True)
     _sweep(incoming)
@@ -222,9 +221,7 @@ def find_result(
     allow_file: bool = False,
 ) -> tuple[str, bytes] | None:
     """`(commit, result.json)` as the remote has them now, or None."""
-    target = ResultMirror(
-        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
-    )
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     data = target.read(tip, f"{folder}/{RECORD}", MAX_RECORD) if tip else None
     return (tip, data) if tip and data is not None else None
@@ -240,9 +237,7 @@ def present_results(
     allow_file: bool = False,
 ) -> set[str]:
     """Of these folders, those that the remote's branch has a result in now."""
-    target = ResultMirror(
-        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
-    )
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     return _holding_results(mirror, tip, folders) if tip else set()
 
@@ -292,9 +287,7 @@ def read_result_files(
     Raises:
         GitNotFound: the branch has no such result. Conflict: `destination` exists.
     """
-    target = ResultMirror(
-        mirror, validate_url(url, allow_file=allow_file), validate_branch(branch), credential
-    )
+    target = ResultMirror.of(mirror, url, branch, credential, allow_file=allow_file)
     tip = target.fetch_tip()
     found = target.files(tip, folder) if tip else []
     files = [file for file in found if file.mode.startswith("100") and _usable(file.path)]

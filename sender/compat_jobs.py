@@ -15,7 +15,7 @@ from starlette.routing import Route
 from trainforge.config.errors import Conflict, Forbidden, NotFound
 from trainforge.config.messages import OUTCOMES, CommitId
 from trainforge.config.views import ExecutorView, JobDetail, JobSummary
-from trainforge.hooks.addresses import AddressRefused, validate_branch, validate_folder, validate_url
+from trainforge.hooks.addresses import AddressRefused, validate_folder
 from trainforge.hooks.gitread import ObjectReader
 from trainforge.hooks.gitrun import GitNotFound
 from trainforge.hooks.result_mirror import ResultMirror
@@ -279,12 +279,8 @@ def result_file(sender: Sender, job: str, key: str) -> bytes:
     if place.builtin:
         with ObjectReader(place.mirror) as reader:
             return _first(paths, lambda path: reader.file(row["result_commit"], path, MAX_FILE)[1], key)
-    target = ResultMirror(
-        publisher.results_mirror(sender, place),
-        validate_url(place.url, allow_file=place.local),
-        validate_branch(row["result_branch"]),
-        place.credential,
-    )
+    mirror, branch = publisher.results_mirror(sender, place), row["result_branch"]
+    target = ResultMirror.of(mirror, place.url, branch, place.credential, allow_file=place.local)
     tip = target.fetch_tip()
     return _first(paths, lambda path: target.read(tip, path, MAX_FILE) if tip else None, key)
 
