@@ -43,6 +43,7 @@ from trainforge.executor.services import Services
 from trainforge.executor.spool import KEEP_S
 from trainforge.hooks.addresses import largest_file
 from trainforge.hooks.git import AddressRefused, GitAuthFailed, GitBlocked, GitNotFound
+from trainforge.hooks.result_queue import LOOK_S
 from trainforge.hooks.results import Entry, Outcome, Read, Written, write_results
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,6 @@ COLLECTED = "collected.json"
 BLOCKED = "blocked.json"
 REFUSALS = 5
 LEAST = 2
-LOOK_S = 1.0
 TURN = "its turn: results of a repository at GitHub are pushed together, as often as GitHub recommends"
 
 
@@ -173,19 +173,17 @@ class Publishing:
         over: Callable[[], bool],
     ) -> None:
         """Until the result is on the remote, or cannot get there, or is `over` because somebody else's is."""
-        failpoint("29.executor.gather")
-        phase("collecting")
-        gathered = self._gather(wait, over)
-        if gathered is None:
-            return
-        phase("publishing")
 
         def rest(seconds: float) -> None:
             wait(seconds)
             if over():
                 raise _Over
 
+        failpoint("29.executor.gather")
         with contextlib.suppress(_Over):
+            phase("collecting")
+            gathered = self._gather(rest)
+            phase("publishing")
             self._until_published(gathered, rest)
 
     def _until_published(self, gathered: Gathered, rest: Callable[[float], None]) -> None:
@@ -237,12 +235,10 @@ class Publishing:
         failpoint("35.executor.remote_down")
         return pause
 
-    def _gather(self, wait: Callable[[float], None], over: Callable[[], bool]) -> Gathered | None:
-        """What was left behind, searched for secrets: once they are known, unless it is `over` before."""
+    def _gather(self, rest: Callable[[float], None]) -> Gathered:
+        """What was left behind, searched for secrets: once they are known."""
         while not (self.folder / COLLECTED).exists() and not self.secrets.settle():
-            wait(1)
-            if over():
-                return None
+            rest(1)
         gathered = gather(self.folder, self.manifest, self.secrets, self.order.repository.url)
         for warning in gathered.warnings:
             if warning.startswith("secret_in_artifact"):
