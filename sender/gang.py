@@ -207,6 +207,11 @@ class Reservation:
     ready: list[Seat]
     later: list[Room]
 
+    @property
+    def seats(self) -> list[Seat] | None:
+        """Where the job can begin at once; None while it lacks rooms."""
+        return None if self.later else self.ready
+
     def keep(self, board: Board, job: str, need: Need) -> None:
         board.take(job, need, self.ready, keep=True)
         for room in self.later:

@@ -85,8 +85,8 @@ def plan(
     """Place one job, as if no other waited. `chosen` is as in `need_of`."""
     board, need = Board(machines, now), need_of(manifest, chosen)
     seats = Candidates(board, need).seats()
-    if seats is None and (kept := reserve(board, need)) is not None and not kept.later:
-        seats = kept.ready
+    if seats is None and (kept := reserve(board, need)) is not None:
+        seats = kept.seats
     return explain(board, need) if seats is None else complete(manifest, need, seats)
 
 

@@ -78,8 +78,7 @@ def plan_queue(
         if seats is None and rooms is not None:
             candidates[need] = None
             kept = None if made.next else reserve(board, need, held)
-            if kept is not None and not kept.later:
-                seats = kept.ready
+            seats = kept.seats if kept is not None else None
         if seats is not None:
             board.take(job.id, need, seats)
             made.placed[job.id], made.needs[job.id] = seats, need
