@@ -469,9 +469,8 @@ class Node(threading.Thread):
                 manifest = self.preparation.kept_manifest()
             self.keeping.clear(manifest)
         self.walls.remove()
-        if (
-            published is not None or not self._abandoned
-        ):  # a sender that has forgotten it may still ask for it
+        # A sender that does not know the node any more may still ask for what it published.
+        if published is not None or not self._abandoned:
             Spool(self.services.data_dir).keep(self.key, self.folder)
         self.book.forget(self.key)
         self.forgotten = True

@@ -74,9 +74,11 @@ class Batches(Generic[Piece, Done]):
             failed = await self._prepare()
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             pieces = [piece for piece, _ in batch]
-            outcomes: Sequence[Done | Exception] = [failed] * len(pieces) if failed else []
-            if failed is None:
-                outcomes = await loop.run_in_executor(self._threads, self._together, pieces)
+            outcomes: Sequence[Done | Exception] = (
+                await loop.run_in_executor(self._threads, self._together, pieces)
+                if failed is None
+                else [failed] * len(pieces)
+            )
             for (_, done), outcome in zip(batch, outcomes, strict=True):
                 if done.done():
                     continue  # its caller has gone

@@ -86,10 +86,8 @@ def start(sender: Sender, asked: Asked) -> None:
     Raises:
         Unreachable: not now.
     """
-    request, repo = (
-        TrainRequest.model_validate_json(asked.words),
-        sender.store.repository(asked.repository_id),
-    )
+    request = TrainRequest.model_validate_json(asked.words)
+    repo = sender.store.repository(asked.repository_id)
     jobs: list[NewJob] = []
     try:
         event, jobs = _draft(sender, repo, request, asked)
